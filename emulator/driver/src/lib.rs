@@ -1,0 +1,1 @@
+//! The engine of the emulator. Nothing of it exists in this version.

@@ -1,0 +1,306 @@
+//! Problem structs: the extents of one call of an op, shared by host, device, tests and benches.
+//!
+//! They are `#[repr(C)]`, passed by value, and know their own cost.
+
+use crate::{Error, Result};
+
+/// Extents of a 2-d convolution (cross-correlation), NHWC activations and KRSC filters.
+///
+/// `x[n,h,w,c] * w[k,r,s,c] -> y[n,p,q,k]`. Build it with [`Conv2dProblem::new`], which derives `p, q`
+/// and rejects empty outputs.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Conv2dProblem {
+    /// Batch.
+    pub n: u32,
+    /// Input rows.
+    pub h: u32,
+    /// Input columns.
+    pub w: u32,
+    /// Input channels.
+    pub c: u32,
+    /// Output channels.
+    pub k: u32,
+    /// Filter rows.
+    pub r: u32,
+    /// Filter columns.
+    pub s: u32,
+    /// Output rows.
+    pub p: u32,
+    /// Output columns.
+    pub q: u32,
+    /// Zero rows above the image.
+    pub pad_top: u32,
+    /// Zero rows below the image.
+    pub pad_bottom: u32,
+    /// Zero columns left of the image.
+    pub pad_left: u32,
+    /// Zero columns right of the image.
+    pub pad_right: u32,
+    /// Row stride.
+    pub stride_h: u32,
+    /// Column stride.
+    pub stride_w: u32,
+    /// Row dilation.
+    pub dilation_h: u32,
+    /// Column dilation.
+    pub dilation_w: u32,
+}
+
+/// Window geometry shared by convolution and pooling: how a filter walks over an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// `[top, bottom, left, right]` padding in pixels.
+    pub pads: [u32; 4],
+    /// `[rows, columns]` stride in pixels.
+    pub strides: [u32; 2],
+    /// `[rows, columns]` dilation in pixels.
+    pub dilations: [u32; 2],
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window { pads: [0; 4], strides: [1; 2], dilations: [1; 2] }
+    }
+}
+
+impl Window {
+    /// The same padding on all four sides and the same stride in both directions.
+    pub fn square(pad: u32, stride: u32) -> Self {
+        Window { pads: [pad; 4], strides: [stride; 2], dilations: [1; 2] }
+    }
+
+    /// Output extent along one axis, or why there is none.
+    fn extent(
+        op: &'static str,
+        axis: &str,
+        input: u32,
+        filter: u32,
+        before: u32,
+        after: u32,
+        stride: u32,
+        dilation: u32,
+    ) -> Result<u32> {
+        if input == 0 || filter == 0 || stride == 0 || dilation == 0 {
+            return Err(Error::argument(
+                op,
+                format_args!("positive input, filter, stride and dilation along the {axis}"),
+                format_args!("input {input}, filter {filter}, stride {stride}, dilation {dilation}"),
+                "no extent of a problem may be zero",
+            ));
+        }
+        let padded = u64::from(input) + u64::from(before) + u64::from(after);
+        let span = u64::from(dilation) * u64::from(filter - 1) + 1;
+        if padded < span {
+            return Err(Error::shape(
+                op,
+                format_args!("at least {span} padded {axis} for a filter of {filter} with dilation {dilation}"),
+                format_args!("{input} + {before} + {after}"),
+                "use a larger input or more padding",
+            ));
+        }
+        u32::try_from((padded - span) / u64::from(stride) + 1)
+            .map_err(|_| Error::shape(op, format_args!("fewer than 2^32 {axis}"), padded, "use less padding"))
+    }
+
+    /// Output rows and columns of a filter `[r, s]` over an image `[h, w]`.
+    pub fn output(&self, op: &'static str, image: [u32; 2], filter: [u32; 2]) -> Result<[u32; 2]> {
+        let [top, bottom, left, right] = self.pads;
+        Ok([
+            Self::extent(op, "rows", image[0], filter[0], top, bottom, self.strides[0], self.dilations[0])?,
+            Self::extent(op, "columns", image[1], filter[1], left, right, self.strides[1], self.dilations[1])?,
+        ])
+    }
+}
+
+impl Conv2dProblem {
+    /// The problem of sliding filters `[k, r, s, c]` over images `[n, h, w, c]`.
+    ///
+    /// # Errors
+    /// When an extent is zero, the channels disagree, or the output would be empty.
+    ///
+    /// # Example
+    /// ```
+    /// use warpsmith::problem::{Conv2dProblem, Window};
+    /// let p = Conv2dProblem::new([8, 32, 32, 3], [64, 7, 7, 3], Window::square(3, 2))?;
+    /// assert_eq!((p.p, p.q), (16, 16));
+    /// # Ok::<(), warpsmith::Error>(())
+    /// ```
+    pub fn new(x: [u32; 4], filter: [u32; 4], window: Window) -> Result<Self> {
+        let [n, h, w, c] = x;
+        let [k, r, s, fc] = filter;
+        if fc != c {
+            return Err(Error::shape(
+                "conv2d",
+                format_args!("filters with {c} channels"),
+                fc,
+                "KRSC filters carry the input's channels last",
+            ));
+        }
+        if n == 0 || c == 0 || k == 0 {
+            return Err(Error::argument(
+                "conv2d",
+                "positive n, c and k",
+                format_args!("n {n}, c {c}, k {k}"),
+                "no extent of a problem may be zero",
+            ));
+        }
+        let [p, q] = window.output("conv2d", [h, w], [r, s])?;
+        let [pad_top, pad_bottom, pad_left, pad_right] = window.pads;
+        let [stride_h, stride_w] = window.strides;
+        let [dilation_h, dilation_w] = window.dilations;
+        Ok(Conv2dProblem {
+            n,
+            h,
+            w,
+            c,
+            k,
+            r,
+            s,
+            p,
+            q,
+            pad_top,
+            pad_bottom,
+            pad_left,
+            pad_right,
+            stride_h,
+            stride_w,
+            dilation_h,
+            dilation_w,
+        })
+    }
+
+    /// Elements of `x`.
+    pub fn x_elems(&self) -> usize {
+        self.n as usize * self.h as usize * self.w as usize * self.c as usize
+    }
+
+    /// Elements of `w`.
+    pub fn w_elems(&self) -> usize {
+        self.k as usize * self.r as usize * self.s as usize * self.c as usize
+    }
+
+    /// Elements of `y`.
+    pub fn y_elems(&self) -> usize {
+        self.gemm_m() * self.k as usize
+    }
+
+    /// Rows of the implicit GEMM, `n·p·q`.
+    pub fn gemm_m(&self) -> usize {
+        self.n as usize * self.p as usize * self.q as usize
+    }
+
+    /// Columns of the implicit GEMM, `k`.
+    pub fn gemm_n(&self) -> usize {
+        self.k as usize
+    }
+
+    /// Depth of the implicit GEMM, `r·s·c`.
+    pub fn gemm_k(&self) -> usize {
+        self.r as usize * self.s as usize * self.c as usize
+    }
+
+    /// Floating-point operations of one pass (padding taps included): `2·m·n·k`.
+    pub fn flops(&self) -> u64 {
+        2 * self.gemm_m() as u64 * self.gemm_n() as u64 * self.gemm_k() as u64
+    }
+
+    /// Compulsory bytes of one pass for elements of `elem_bytes`: each operand and the result once.
+    pub fn bytes(&self, elem_bytes: usize) -> u64 {
+        ((self.x_elems() + self.w_elems() + self.y_elems()) * elem_bytes) as u64
+    }
+
+    /// Whether the pass is a plain GEMM over pixels: 1x1, stride 1, no padding.
+    pub fn is_pointwise(&self) -> bool {
+        self.r == 1
+            && self.s == 1
+            && self.stride_h == 1
+            && self.stride_w == 1
+            && [self.pad_top, self.pad_bottom, self.pad_left, self.pad_right] == [0; 4]
+    }
+}
+
+/// Extents of a 2-d pooling: windows `[r, s]` over `x[n,h,w,c]` give `y[n,p,q,c]`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pool2dProblem {
+    /// Batch.
+    pub n: u32,
+    /// Input rows.
+    pub h: u32,
+    /// Input columns.
+    pub w: u32,
+    /// Channels.
+    pub c: u32,
+    /// Window rows.
+    pub r: u32,
+    /// Window columns.
+    pub s: u32,
+    /// Output rows.
+    pub p: u32,
+    /// Output columns.
+    pub q: u32,
+    /// Padding rows above.
+    pub pad_top: u32,
+    /// Padding rows below.
+    pub pad_bottom: u32,
+    /// Padding columns left.
+    pub pad_left: u32,
+    /// Padding columns right.
+    pub pad_right: u32,
+    /// Row stride.
+    pub stride_h: u32,
+    /// Column stride.
+    pub stride_w: u32,
+}
+
+impl Pool2dProblem {
+    /// Windows `[r, s]` over images `[n, h, w, c]`. Dilation must be 1.
+    ///
+    /// # Errors
+    /// When an extent is zero, the window is dilated, or the output would be empty.
+    pub fn new(x: [u32; 4], filter: [u32; 2], window: Window) -> Result<Self> {
+        let [n, h, w, c] = x;
+        let [r, s] = filter;
+        if n == 0 || c == 0 {
+            return Err(Error::argument(
+                "pool2d",
+                "positive n and c",
+                format_args!("n {n}, c {c}"),
+                "no extent of a problem may be zero",
+            ));
+        }
+        if window.dilations != [1, 1] {
+            return Err(Error::argument(
+                "pool2d",
+                "dilation 1",
+                format_args!("{:?}", window.dilations),
+                "pooling windows are dense",
+            ));
+        }
+        let [p, q] = window.output("pool2d", [h, w], [r, s])?;
+        let [pad_top, pad_bottom, pad_left, pad_right] = window.pads;
+        let [stride_h, stride_w] = window.strides;
+        Ok(Pool2dProblem { n, h, w, c, r, s, p, q, pad_top, pad_bottom, pad_left, pad_right, stride_h, stride_w })
+    }
+
+    /// Elements of `x`.
+    pub fn x_elems(&self) -> usize {
+        self.n as usize * self.h as usize * self.w as usize * self.c as usize
+    }
+
+    /// Elements of `y`.
+    pub fn y_elems(&self) -> usize {
+        self.n as usize * self.p as usize * self.q as usize * self.c as usize
+    }
+
+    /// Comparisons of the forward pass: one per window element.
+    pub fn flops(&self) -> u64 {
+        self.y_elems() as u64 * u64::from(self.r) * u64::from(self.s)
+    }
+
+    /// Compulsory bytes of the forward pass for elements of `elem_bytes`.
+    pub fn bytes(&self, elem_bytes: usize) -> u64 {
+        ((self.x_elems() + self.y_elems()) * elem_bytes) as u64
+    }
+}
