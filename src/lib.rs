@@ -11,5 +11,32 @@ pub mod rng;
 
 #[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 
+#[cfg(feature = "nn")]
+pub mod autograd;
+#[cfg(feature = "nn")]
+pub mod device;
+#[cfg(feature = "nn")]
+pub mod dtype;
+#[cfg(feature = "nn")]
+mod fs;
+#[cfg(feature = "nn")]
+pub mod nn;
+#[cfg(feature = "nn")]
+pub mod ops;
+#[cfg(feature = "nn")]
+pub mod optim;
+#[cfg(feature = "nn")]
+pub mod tensor;
+
+#[cfg(feature = "nn")]
+pub use autograd::{Tape, Var};
+#[cfg(feature = "nn")]
+pub use device::Device;
+#[cfg(feature = "nn")]
+pub use dtype::{DType, Element};
 pub use error::{Error, Result};
+#[cfg(feature = "nn")]
+pub use tensor::Tensor;

@@ -304,3 +304,15 @@ impl Pool2dProblem {
         ((self.x_elems() + self.y_elems()) * elem_bytes) as u64
     }
 }
+
+/// One run of trainable numbers: where it lies in the parameter arena and in the gradient arena.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// First element in the parameter arena.
+    pub param_offset: u64,
+    /// First element in the gradient arena and in the optimiser's state.
+    pub grad_offset: u64,
+    /// Elements.
+    pub len: u64,
+}

@@ -1,0 +1,51 @@
+use super::{check_f32, on_cpu};
+use crate::autograd::Var;
+#[cfg(feature = "cpu")]
+use crate::cpu;
+use crate::rng::Stream;
+use crate::tensor::Tensor;
+use crate::{DType, Result};
+
+/// Dropout: keeps each element with probability `1 - rate` and multiplies it by `1 / (1 - rate)`.
+///
+/// The mask is a pure function of `stream` (seed, step, op), the sample's data-set index in `indices`
+/// and the element's place in its sample, so it does not depend on batch position or threads.
+///
+/// # Shapes
+/// `x` and `y` [n, ..]; `indices` [n].
+///
+/// # Gradient
+/// The same mask and factor on `dy`.
+///
+/// # Errors
+/// When `rate` is not in [0, 1) or `indices` does not have one entry per sample.
+///
+/// # Determinism
+/// Exact.
+///
+/// # Example
+/// ```
+/// use warpsmith::rng::Stream;
+/// use warpsmith::{Device, Tape, Tensor, ops};
+/// let x = Tape::no_grad().constant(Tensor::full(&Device::cpu()?, &[1, 100], 1.0f32)?);
+/// let stream = Stream { seed: 1, step: 0, index: 0, op: 0 };
+/// let y = ops::dropout(&x, 0.5, stream, &[7])?.tensor().to_vec::<f32>()?;
+/// assert!(y.iter().all(|&v| v == 0.0 || v == 2.0));
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub fn dropout(x: &Var, rate: f32, stream: Stream, indices: &[u32]) -> Result<Var> {
+    check_f32("dropout", &[("x", x.tensor())])?;
+    let y = masked(x.tensor(), rate, stream, indices)?;
+    let (node, indices) = (x.node(), indices.to_vec());
+    Var::record("dropout", &[x], y, move |dy, gradients| gradients.add(node, masked(&dy, rate, stream, &indices)?))
+}
+
+fn masked(x: &Tensor, rate: f32, stream: Stream, indices: &[u32]) -> Result<Tensor> {
+    let y = Tensor::empty(x.device(), x.shape(), DType::F32)?;
+    {
+        let (xs, mut ys) = (x.read::<f32>()?, y.write::<f32>()?);
+        let (xs, ys) = (&*xs, &mut *ys);
+        on_cpu!(x.device(), "dropout", { cpu::dropout::dropout(stream, rate, indices, xs, ys) })?;
+    }
+    Ok(y)
+}

@@ -1,0 +1,93 @@
+use super::{Trainable, state};
+#[cfg(feature = "cpu")]
+use crate::cpu;
+use crate::nn::Params;
+use crate::ops::on_cpu;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Constants of [`Sgd`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SgdConfig {
+    /// Step size.
+    pub learning_rate: f32,
+    /// Weight of the old velocity; 0 is plain gradient descent.
+    pub momentum: f32,
+    /// Added to the gradient as `weight_decay · w`.
+    pub weight_decay: f32,
+}
+
+impl Default for SgdConfig {
+    fn default() -> Self {
+        SgdConfig { learning_rate: 0.01, momentum: 0.0, weight_decay: 0.0 }
+    }
+}
+
+/// Gradient descent with momentum in Keras' form: `u = momentum · u - lr · g; w += u`.
+///
+/// Source: `keras.optimizers.SGD`.
+///
+/// # Example
+/// ```
+/// use warpsmith::nn::{Init, ParamsBuilder};
+/// use warpsmith::optim::{Sgd, SgdConfig};
+/// use warpsmith::{Device, Tape, ops};
+/// let mut builder = ParamsBuilder::new();
+/// let w = builder.param("w", &[1], Init::Constant(1.0));
+/// let params = builder.build(&Device::cpu()?, 0)?;
+/// let mut sgd = Sgd::new(&params, SgdConfig { learning_rate: 0.5, ..Default::default() })?;
+/// ops::scale(&params.var(&Tape::new(), w)?, 3.0)?.backward()?;
+/// sgd.step(&params)?;
+/// assert_eq!(params.value(w)?.item()?, -0.5);
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub struct Sgd {
+    config: SgdConfig,
+    trainable: Trainable,
+    velocity: Option<Tensor>,
+}
+
+impl Sgd {
+    /// An optimiser of the present trainable set.
+    ///
+    /// # Errors
+    /// When a constant is outside its domain or memory runs out.
+    pub fn new(params: &Params, config: SgdConfig) -> Result<Sgd> {
+        if !(config.learning_rate >= 0.0 && (0.0..1.0).contains(&config.momentum) && config.weight_decay >= 0.0) {
+            return Err(Error::argument(
+                "Sgd",
+                "learning_rate >= 0, momentum in [0, 1), weight_decay >= 0",
+                format_args!("{config:?}"),
+                "see SgdConfig::default",
+            ));
+        }
+        let velocity = (config.momentum > 0.0).then(|| state(params)).transpose()?;
+        Ok(Sgd { config, trainable: Trainable::of(params), velocity })
+    }
+
+    /// Sets the learning rate of the following steps.
+    pub fn set_learning_rate(&mut self, learning_rate: f32) {
+        self.config.learning_rate = learning_rate;
+    }
+
+    /// The velocity, for checkpoints; `None` without momentum.
+    pub fn velocity(&self) -> Option<&Tensor> {
+        self.velocity.as_ref()
+    }
+
+    /// Updates the trainable parameters from the gradient arena.
+    ///
+    /// # Errors
+    /// When the trainable set changed since the optimiser was built.
+    pub fn step(&mut self, params: &Params) -> Result<()> {
+        let spans = self.trainable.spans("Sgd::step", params)?;
+        let (mut values, gradients) = (params.values().write::<f32>()?, params.gradients().read::<f32>()?);
+        let mut velocity = self.velocity.as_ref().map(Tensor::write::<f32>).transpose()?;
+        let (values, gradients, velocity) = (&mut *values, &*gradients, velocity.as_deref_mut());
+        let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
+        on_cpu!(params.device(), "Sgd", {
+            let sgd = cpu::sgd::Sgd { learning_rate, momentum, weight_decay };
+            cpu::sgd::step(&sgd, spans, values, gradients, velocity)
+        })
+    }
+}

@@ -1,0 +1,110 @@
+use super::{Trainable, state};
+use crate::autograd::Tape;
+#[cfg(feature = "cpu")]
+use crate::cpu;
+use crate::nn::{Forward, Params};
+use crate::ops::on_cpu;
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+
+/// Stochastic weight averaging: an equal-weight mean of the weights at every `period`-th step.
+///
+/// At zero-based step `i >= start` with `i = start + n·period`: `average = (average·n + w) / (n + 1)`.
+/// The live weights change only when [`Swa::assign`] is called; the batch-norm statistics must then be
+/// recomputed with [`recompute_batch_norm`].
+///
+/// Source: Izmailov et al.: "Averaging weights leads to wider optima and better generalization" (2018),
+/// in the form of `tfa.optimizers.SWA`.
+///
+/// # Example
+/// ```
+/// use warpsmith::Device;
+/// use warpsmith::nn::{Init, ParamsBuilder};
+/// use warpsmith::optim::Swa;
+/// let mut builder = ParamsBuilder::new();
+/// let w = builder.param("w", &[1], Init::Constant(1.0));
+/// let params = builder.build(&Device::cpu()?, 0)?;
+/// let swa = Swa::new(&params, 0, 1)?;
+/// swa.update(&params, 0)?;
+/// params.value(w)?.write::<f32>()?[0] = 3.0;
+/// swa.update(&params, 1)?;
+/// swa.assign(&params)?;
+/// assert_eq!(params.value(w)?.item()?, 2.0);
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub struct Swa {
+    trainable: Trainable,
+    average: Tensor,
+    start: u64,
+    period: u64,
+}
+
+impl Swa {
+    /// Averages of the present trainable set, zero until the first snapshot at step `start`.
+    ///
+    /// # Errors
+    /// When `period` is 0 or memory runs out.
+    pub fn new(params: &Params, start: u64, period: u64) -> Result<Swa> {
+        if period == 0 {
+            return Err(Error::argument("Swa", "a period of at least 1 step", 0, "10 is usual"));
+        }
+        Ok(Swa { trainable: Trainable::of(params), average: state(params)?, start, period })
+    }
+
+    /// The average, in the gradient arena's layout.
+    pub fn average(&self) -> &Tensor {
+        &self.average
+    }
+
+    /// Takes a snapshot if one is due after zero-based step `i`.
+    ///
+    /// # Errors
+    /// When the trainable set changed since.
+    pub fn update(&self, params: &Params, i: u64) -> Result<()> {
+        let spans = self.trainable.spans("Swa::update", params)?;
+        let (values, mut average) = (params.values().read::<f32>()?, self.average.write::<f32>()?);
+        let (values, average) = (&*values, &mut *average);
+        let (start, period) = (self.start, self.period);
+        on_cpu!(params.device(), "Swa", {
+            match cpu::swa::due(i, start, period)? {
+                Some(n) => cpu::swa::update(n, spans, values, average),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Copies the average into the weights. Meaningless before the first snapshot.
+    ///
+    /// # Errors
+    /// When the trainable set changed since.
+    pub fn assign(&self, params: &Params) -> Result<()> {
+        let spans = self.trainable.spans("Swa::assign", params)?;
+        let (average, mut values) = (self.average.read::<f32>()?, params.values().write::<f32>()?);
+        let (average, values) = (&*average, &mut *values);
+        on_cpu!(params.device(), "Swa", { cpu::swa::assign(spans, average, values) })
+    }
+}
+
+/// Replaces the moving statistics of a model by the mean of its batch statistics over `batches` batches.
+///
+/// `forward(pass, i)` runs the model on batch `i`. Batch `i` enters with weight `1 / (i + 1)`, so all
+/// batches count equally. Weights do not change.
+///
+/// # Errors
+/// When `batches` is 0, or what `forward` returns.
+pub fn recompute_batch_norm(
+    params: &Params,
+    batches: usize,
+    mut forward: impl FnMut(&Forward, usize) -> Result<()>,
+) -> Result<()> {
+    if batches == 0 {
+        return Err(Error::argument("recompute_batch_norm", "at least one batch", 0, "pass the training data"));
+    }
+    for i in 0..batches {
+        let mut pass = Forward::training(params);
+        pass.tape = Tape::no_grad();
+        pass.momentum = Some(i as f32 / (i + 1) as f32);
+        forward(&pass, i)?;
+    }
+    Ok(())
+}
