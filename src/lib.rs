@@ -11,5 +11,7 @@ pub mod rng;
 
 #[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(feature = "train")]
+pub mod data;
 
 pub use error::{Error, Result};
