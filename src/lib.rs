@@ -9,19 +9,20 @@ pub mod error;
 pub mod problem;
 pub mod rng;
 
+#[cfg(feature = "nn")]
+pub mod autograd;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
-
-#[cfg(feature = "nn")]
-pub mod autograd;
+#[cfg(feature = "train")]
+pub mod data;
 #[cfg(feature = "nn")]
 pub mod device;
 #[cfg(feature = "nn")]
 pub mod dtype;
 #[cfg(feature = "nn")]
-mod fs;
+pub mod fs;
 #[cfg(feature = "nn")]
 pub mod nn;
 #[cfg(feature = "nn")]
@@ -30,6 +31,8 @@ pub mod ops;
 pub mod optim;
 #[cfg(feature = "nn")]
 pub mod tensor;
+#[cfg(feature = "train")]
+pub mod train;
 
 #[cfg(feature = "nn")]
 pub use autograd::{Tape, Var};
