@@ -13,5 +13,7 @@ pub mod rng;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "nn")]
+pub mod fs;
 
 pub use error::{Error, Result};
