@@ -202,6 +202,7 @@ impl std::error::Error for Error {
 }
 
 /// Checks that a buffer holds exactly `elems` elements.
+#[cfg(feature = "cpu")]
 pub(crate) fn check_len(op: &'static str, name: &str, got: usize, elems: usize) -> Result<()> {
     if got == elems {
         return Ok(());

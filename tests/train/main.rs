@@ -1,0 +1,4 @@
+//! Training: the loop and what it writes.
+#![cfg(feature = "train")]
+
+mod fs;
