@@ -100,8 +100,10 @@ impl Device {
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize) -> Result<Device> {
         let name = format!("cuda:{ordinal}");
-        let problem = crate::cuda::probe::probe();
-        Err(Error::device(name, problem.reason(), problem.remedy()))
+        match crate::cuda::probe::probe_device(ordinal) {
+            Err(problem) => Err(problem.into_error(name)),
+            Ok(gpu) => Err(Error::device(name, format_args!("{} cannot be used by this version", gpu.info), "use the CPU device")),
+        }
     }
 
     /// A GPU where kernels, driver and GPU are present, else the CPU, with the reason.
@@ -117,7 +119,10 @@ impl Device {
     /// ```
     pub fn auto() -> Result<Auto> {
         #[cfg(feature = "cuda")]
-        let reason = crate::cuda::probe::probe().reason();
+        let reason = match crate::cuda::probe::probe() {
+            Err(problem) => problem.reason(),
+            Ok(gpu) => format!("{} cannot be used by this version", gpu.info),
+        };
         #[cfg(not(feature = "cuda"))]
         let reason = "built without feature `cuda`".to_string();
         #[cfg(feature = "cpu")]
@@ -140,6 +145,12 @@ impl Device {
         return self.0.threads.install(f);
         #[cfg(not(feature = "cpu"))]
         f()
+    }
+
+    /// The threads that ops run on, for workers that prepare batches.
+    #[cfg(feature = "train")]
+    pub(crate) fn thread_pool(&self) -> Arc<rayon::ThreadPool> {
+        self.0.threads.clone()
     }
 
     /// What the memory pool holds now and held at its peak.

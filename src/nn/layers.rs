@@ -4,6 +4,7 @@ use super::params::{Init, ParamId, Params, ParamsBuilder, StatId};
 use crate::autograd::{Tape, Var};
 use crate::ops;
 use crate::problem::Window;
+use crate::rng::Stream;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -39,6 +40,8 @@ pub struct Forward<'a> {
     pub momentum: Option<f32>,
     /// Seed and step of dropout masks.
     pub dropout_key: (u64, u32),
+    /// Data-set indices of the batch's samples, for dropout masks; empty = their places in the batch.
+    pub samples: Vec<u32>,
     /// Sees every layer's output by name; fused layers are then computed one by one.
     tap: Option<Tap<'a>>,
 }
@@ -48,7 +51,7 @@ type Tap<'a> = Box<dyn Fn(&str, &Tensor) -> Result<()> + 'a>;
 impl<'a> Forward<'a> {
     /// A training pass on a recording tape.
     pub fn training(params: &'a Params) -> Self {
-        Forward { params, tape: Tape::new(), mode: Mode::Training, keras: KerasVersion::V3, momentum: None, dropout_key: (0, 0), tap: None }
+        Forward { params, tape: Tape::new(), mode: Mode::Training, keras: KerasVersion::V3, momentum: None, dropout_key: (0, 0), samples: Vec::new(), tap: None }
     }
 
     /// An inference pass that records nothing.
@@ -60,6 +63,20 @@ impl<'a> Forward<'a> {
     pub fn with_tap(mut self, tap: impl Fn(&str, &Tensor) -> Result<()> + 'a) -> Self {
         self.tap = Some(Box::new(tap));
         self
+    }
+
+    /// Dropout at `rate`, in training only; `op` numbers the layer.
+    ///
+    /// # Errors
+    /// When the rate is not in [0, 1).
+    pub fn dropout(&self, x: &Var, rate: f32, op: u32) -> Result<Var> {
+        if self.mode == Mode::Inference {
+            return Ok(x.clone());
+        }
+        let (seed, step) = self.dropout_key;
+        let rows = x.shape().first().copied().unwrap_or(0) as u32;
+        let places: Vec<u32> = if self.samples.is_empty() { (0..rows).collect() } else { self.samples.clone() };
+        ops::dropout(x, rate, Stream { seed, step, index: 0, op }, &places)
     }
 
     /// Whether every layer's output must exist in memory.

@@ -1,0 +1,16 @@
+//! The training loop: batches, epochs, callbacks, checkpoints, histories, evaluation and pictures.
+
+pub mod callbacks;
+pub mod evaluate;
+pub mod fit;
+pub mod history;
+pub mod loader;
+pub mod plot;
+pub mod session;
+
+pub use callbacks::{EarlyStopping, Monitor, ReduceLrOnPlateau, StopDecision};
+pub use evaluate::{Evaluation, evaluate, recompute_statistics};
+pub use fit::{Fit, ForwardFn, StepOutput, fit};
+pub use history::{EpochRecord, RunRecord};
+pub use loader::{Batch, Loader};
+pub use session::{Observer, Quiet, Session, StepReport, StopFlag};
