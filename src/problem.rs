@@ -305,13 +305,15 @@ impl Pool2dProblem {
     }
 }
 
-/// One run of trainable numbers: where it lies in the parameter arena and in the gradient arena.
+/// One parameter tensor as an optimiser sees it: where it lies in the parameter arena and in the gradient arena.
+///
+/// Optimiser state has the gradient arena's layout. A table of spans ascends in both offsets.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Span {
     /// First element in the parameter arena.
     pub param_offset: u64,
-    /// First element in the gradient arena and in the optimiser's state.
+    /// First element in the gradient arena and in every state arena.
     pub grad_offset: u64,
     /// Elements.
     pub len: u64,

@@ -1,0 +1,348 @@
+//! Max-pooling over windows and global average pooling, NHWC.
+
+use super::multiversion::multiversion;
+use super::volume;
+use crate::error::check_len;
+use crate::problem::Pool2dProblem;
+use crate::{Error, Result};
+use rayon::prelude::*;
+
+/// The argmax of a window that was won by the padding.
+pub const PADDING: u8 = u8::MAX;
+
+/// Channels that are compared at a time, in registers.
+const TILE: usize = 32;
+
+/// One element of a window: its place `r · S + s`, and the offset of its pixel in the picture (`None`: padding).
+type Tap = (u8, Option<usize>);
+
+/// Lists the taps of the window at output `(p, q)`, row-major.
+fn list_taps(problem: &Pool2dProblem, p: usize, q: usize, taps: &mut Vec<Tap>) {
+    let (h, w, c) = (problem.h as usize, problem.w as usize, problem.c as usize);
+    taps.clear();
+    for r in 0..problem.r as usize {
+        for s in 0..problem.s as usize {
+            let row = (p * problem.stride_h as usize + r).checked_sub(problem.pad_top as usize);
+            let column = (q * problem.stride_w as usize + s).checked_sub(problem.pad_left as usize);
+            let pixel = match (row, column) {
+                (Some(row), Some(column)) if row < h && column < w => Some((row * w + column) * c),
+                _ => None,
+            };
+            taps.push((taps.len() as u8, pixel));
+        }
+    }
+}
+
+multiversion! {
+    /// Maximum of one window for every channel. Ties stay with the first tap; NaN wins.
+    fn max_window(taps: &[Tap], padding: f32, picture: &[f32], y: &mut [f32], argmax: &mut [u8]) {
+        let c = y.len();
+        let whole = c - c % TILE;
+        for tile in (0..whole).step_by(TILE) {
+            let (mut best, mut place) = ([f32::NEG_INFINITY; TILE], [0u32; TILE]);
+            for (i, &(number, pixel)) in taps.iter().enumerate() {
+                let first = i == 0;
+                match pixel {
+                    Some(pixel) => {
+                        let x: &[f32; TILE] = picture[pixel + tile..][..TILE].try_into().expect("TILE channels");
+                        for l in 0..TILE {
+                            let wins = first | (x[l] > best[l]) | x[l].is_nan();
+                            best[l] = if wins { x[l] } else { best[l] };
+                            place[l] = if wins { u32::from(number) } else { place[l] };
+                        }
+                    }
+                    None => {
+                        for l in 0..TILE {
+                            let wins = first | (padding > best[l]);
+                            best[l] = if wins { padding } else { best[l] };
+                            place[l] = if wins { u32::from(PADDING) } else { place[l] };
+                        }
+                    }
+                }
+            }
+            y[tile..tile + TILE].copy_from_slice(&best);
+            if !argmax.is_empty() {
+                for (argmax, place) in argmax[tile..tile + TILE].iter_mut().zip(place) {
+                    *argmax = place as u8;
+                }
+            }
+        }
+        for ch in whole..c {
+            let (mut best, mut place) = (f32::NEG_INFINITY, 0);
+            for (i, &(number, pixel)) in taps.iter().enumerate() {
+                let (value, number) = pixel.map_or((padding, PADDING), |pixel| (picture[pixel + ch], number));
+                if i == 0 || value > best || value.is_nan() {
+                    (best, place) = (value, number);
+                }
+            }
+            y[ch] = best;
+            if !argmax.is_empty() {
+                argmax[ch] = place;
+            }
+        }
+    }
+}
+
+/// Whether the pooling only picks every `stride`-th pixel: 1x1 windows, no padding.
+fn is_subsample(problem: &Pool2dProblem) -> bool {
+    problem.r == 1
+        && problem.s == 1
+        && [problem.pad_top, problem.pad_bottom, problem.pad_left, problem.pad_right] == [0; 4]
+}
+
+fn check_window(op: &'static str, problem: &Pool2dProblem) -> Result<()> {
+    let window = problem.r as usize * problem.s as usize;
+    if window < usize::from(PADDING) {
+        return Ok(());
+    }
+    Err(Error::argument(
+        op,
+        "at most 254 elements a window",
+        format_args!("{} x {}", problem.r, problem.s),
+        "places in a window are stored as bytes; use a smaller window or global_avg",
+    ))
+}
+
+/// Max-pooling: `y[n,p,q,c] = max over r, s of x[n, p·stride_h + r - pad_top, q·stride_w + s - pad_left, c]`.
+///
+/// Writes `y` and `argmax` with `=`.
+///
+/// Padding has the value `padding_value` and takes part in the maximum (0 in ResNet50V2, which pads with
+/// zeros before it pools).
+///
+/// Shapes: `x [n,h,w,c]`, `y [n,p,q,c]`, `argmax` like `y`.
+///
+/// `argmax` receives for every output the place `r · S + s` of the winner in its window, or [`PADDING`]; of
+/// equal values the first in row-major order wins. Backward needs these bytes (a sixteenth of the input's
+/// size at 3x3/2) and not `x`, so the input can be freed. Pass `None` when no gradient is wanted, and for
+/// 1x1 windows without padding, where the winner is known.
+///
+/// Gradient: [`max_backward`].
+///
+/// Determinism: every element is computed on its own.
+///
+/// # Errors
+/// When a slice has the wrong length or the window has more than 254 elements.
+///
+/// # Example
+/// ```
+/// use warpsmith::{cpu::pool2d, problem::{Pool2dProblem, Window}};
+/// let problem = Pool2dProblem::new([1, 2, 2, 1], [3, 3], Window::square(1, 2))?;
+/// let (mut y, mut argmax) = ([9.0], [9]);
+/// pool2d::max(&problem, 0.0, &[-1.0, -2.0, 4.0, -3.0], &mut y, Some(&mut argmax))?;
+/// assert_eq!((y, argmax), ([4.0], [7]));
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub fn max(
+    problem: &Pool2dProblem,
+    padding_value: f32,
+    x: &[f32],
+    y: &mut [f32],
+    argmax: Option<&mut [u8]>,
+) -> Result<()> {
+    const OP: &str = "pool2d max";
+    check_window(OP, problem)?;
+    check_len(OP, "x", x.len(), problem.x_elems())?;
+    check_len(OP, "y", y.len(), problem.y_elems())?;
+    if let Some(argmax) = &argmax {
+        check_len(OP, "argmax", argmax.len(), problem.y_elems())?;
+    }
+    let (p, c) = (problem.p as usize, problem.c as usize);
+    let row = problem.q as usize * c;
+    let picture = problem.h as usize * problem.w as usize * c;
+    let row_of = |i: usize, y: &mut [f32], argmax: &mut [u8]| {
+        let x = &x[i / p * picture..][..picture];
+        if is_subsample(problem) {
+            let source = &x[i % p * problem.stride_h as usize * problem.w as usize * c..];
+            let step = problem.stride_w as usize * c;
+            for (q, y) in y.chunks_exact_mut(c).enumerate() {
+                y.copy_from_slice(&source[q * step..][..c]);
+            }
+            argmax.fill(0);
+            return;
+        }
+        let mut taps = Vec::with_capacity(problem.r as usize * problem.s as usize);
+        for (q, y) in y.chunks_exact_mut(c).enumerate() {
+            list_taps(problem, i % p, q, &mut taps);
+            let argmax = if argmax.is_empty() { &mut [][..] } else { &mut argmax[q * c..][..c] };
+            max_window(&taps, padding_value, x, y, argmax);
+        }
+    };
+    match argmax {
+        Some(argmax) => y
+            .par_chunks_exact_mut(row)
+            .zip(argmax.par_chunks_exact_mut(row))
+            .enumerate()
+            .for_each(|(i, (y, argmax))| row_of(i, y, argmax)),
+        None => y.par_chunks_exact_mut(row).enumerate().for_each(|(i, y)| row_of(i, y, &mut [])),
+    }
+    Ok(())
+}
+
+multiversion! {
+    /// `dx += dy` where the window was won by `place`.
+    fn scatter(place: u8, dy: &[f32], argmax: &[u8], dx: &mut [f32]) {
+        let len = dx.len();
+        let (dy, argmax) = (&dy[..len], &argmax[..len]);
+        for i in 0..len {
+            dx[i] += if argmax[i] == place { dy[i] } else { 0.0 };
+        }
+    }
+}
+
+multiversion! {
+    fn add_assign(x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += x;
+        }
+    }
+}
+
+/// Gradient of [`max`]: every `dy` goes to the element that won its window; windows won by the padding send
+/// none. `dx` is added to with `accumulate`, else overwritten.
+///
+/// Shapes: `dy, argmax [n,p,q,c]`, `dx [n,h,w,c]`. `argmax` may be `None` for 1x1 windows without padding.
+///
+/// Determinism: every input row gathers from the windows over it, in row-major order.
+///
+/// # Errors
+/// When a slice has the wrong length, or `argmax` is missing where it is needed.
+///
+/// # Example
+/// ```
+/// use warpsmith::{cpu::pool2d, problem::{Pool2dProblem, Window}};
+/// let problem = Pool2dProblem::new([1, 2, 2, 1], [1, 1], Window::square(0, 2))?;
+/// let mut dx = [9.0; 4];
+/// pool2d::max_backward(&problem, &[5.0], None, false, &mut dx)?;
+/// assert_eq!(dx, [5.0, 0.0, 0.0, 0.0]);
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub fn max_backward(
+    problem: &Pool2dProblem,
+    dy: &[f32],
+    argmax: Option<&[u8]>,
+    accumulate: bool,
+    dx: &mut [f32],
+) -> Result<()> {
+    const OP: &str = "pool2d max_backward";
+    check_window(OP, problem)?;
+    check_len(OP, "dy", dy.len(), problem.y_elems())?;
+    check_len(OP, "dx", dx.len(), problem.x_elems())?;
+    if let Some(argmax) = argmax {
+        check_len(OP, "argmax", argmax.len(), problem.y_elems())?;
+    } else if !is_subsample(problem) {
+        return Err(Error::argument(
+            OP,
+            "the argmax of the forward pass",
+            "none",
+            "only 1x1 windows without padding do without it",
+        ));
+    }
+    let Pool2dProblem { h, w, c, r, s, p, q, stride_h, stride_w, pad_top, pad_left, .. } = *problem;
+    let [h, w, c, r, s, p, q] = [h, w, c, r, s, p, q].map(|extent| extent as usize);
+    let [stride_h, stride_w, pad_top, pad_left] = [stride_h, stride_w, pad_top, pad_left].map(|size| size as usize);
+    dx.par_chunks_exact_mut(w * c).enumerate().for_each(|(i, dx)| {
+        let (n, row) = (i / h, i % h);
+        if !accumulate {
+            dx.fill(0.0);
+        }
+        // Windows over this row: p · stride_h <= row + pad_top < p · stride_h + r.
+        let padded = row + pad_top;
+        let first = (padded + 1).saturating_sub(r).div_ceil(stride_h);
+        for out_row in first..p.min(padded / stride_h + 1) {
+            let tap_row = padded - out_row * stride_h;
+            let start = (n * p + out_row) * q * c;
+            for column in 0..q {
+                let offset = start + column * c;
+                let dy = &dy[offset..][..c];
+                for tap_column in 0..s {
+                    let Some(x) = (column * stride_w + tap_column).checked_sub(pad_left).filter(|&x| x < w) else {
+                        continue;
+                    };
+                    let dx = &mut dx[x * c..][..c];
+                    match argmax {
+                        Some(argmax) => scatter((tap_row * s + tap_column) as u8, dy, &argmax[offset..][..c], dx),
+                        None => add_assign(dy, dx),
+                    }
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// `y[n,c] = mean over pixels of x[n,pixels,c]`, `=`.
+///
+/// Shapes: `x [n, pixels, c]` with `pixels = h·w`, `y [n, c]`.
+///
+/// Gradient: [`global_avg_backward`].
+///
+/// Determinism: one task per sample adds its pixels in order.
+///
+/// # Errors
+/// When an extent is zero or a slice has the wrong length.
+///
+/// # Example
+/// ```
+/// let mut y = [0.0; 2];
+/// warpsmith::cpu::pool2d::global_avg(1, 2, 2, &[1.0, 10.0, 3.0, 30.0], &mut y)?;
+/// assert_eq!(y, [2.0, 20.0]);
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub fn global_avg(n: usize, pixels: usize, c: usize, x: &[f32], y: &mut [f32]) -> Result<()> {
+    const OP: &str = "pool2d global_avg";
+    check_len(OP, "x", x.len(), volume(OP, &[n, pixels, c])?)?;
+    check_len(OP, "y", y.len(), n * c)?;
+    y.par_chunks_exact_mut(c).zip(x.par_chunks_exact(pixels * c)).for_each(|(y, x)| {
+        y.fill(0.0);
+        for x in x.chunks_exact(c) {
+            add_assign(x, y);
+        }
+        y.iter_mut().for_each(|sum| *sum /= pixels as f32);
+    });
+    Ok(())
+}
+
+multiversion! {
+    fn spread(dy: &[f32], pixels: f32, accumulate: bool, dx: &mut [f32]) {
+        for (dx, dy) in dx.iter_mut().zip(dy) {
+            let share = dy / pixels;
+            *dx = if accumulate { *dx + share } else { share };
+        }
+    }
+}
+
+/// Gradient of [`global_avg`]: `dx[n,pixel,c] (= or += with accumulate) dy[n,c] / pixels`.
+///
+/// Shapes: `dy [n, c]`, `dx [n, pixels, c]`.
+///
+/// Determinism: every element is computed on its own.
+///
+/// # Errors
+/// When an extent is zero or a slice has the wrong length.
+///
+/// # Example
+/// ```
+/// let mut dx = [0.0; 4];
+/// warpsmith::cpu::pool2d::global_avg_backward(1, 2, 2, &[2.0, 4.0], false, &mut dx)?;
+/// assert_eq!(dx, [1.0, 2.0, 1.0, 2.0]);
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub fn global_avg_backward(
+    n: usize,
+    pixels: usize,
+    c: usize,
+    dy: &[f32],
+    accumulate: bool,
+    dx: &mut [f32],
+) -> Result<()> {
+    const OP: &str = "pool2d global_avg_backward";
+    check_len(OP, "dx", dx.len(), volume(OP, &[n, pixels, c])?)?;
+    check_len(OP, "dy", dy.len(), n * c)?;
+    dx.par_chunks_exact_mut(pixels * c).zip(dy.par_chunks_exact(c)).for_each(|(dx, dy)| {
+        for dx in dx.chunks_exact_mut(c) {
+            spread(dy, pixels as f32, accumulate, dx);
+        }
+    });
+    Ok(())
+}
