@@ -13,9 +13,12 @@ mod spans;
 
 pub mod adam;
 pub mod batch_norm;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
+pub mod gemm;
+pub mod linear;
 pub mod pool2d;
 pub mod sgd;
 pub mod softmax_kl;

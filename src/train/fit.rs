@@ -169,7 +169,7 @@ impl Running {
             steps: 0,
             learning_rate: fit.optimizer.learning_rate(),
             loss_sum: 0.0,
-            correct: 0,
+            correct: None,
             seen: 0,
             seconds: 0.0,
             history: Vec::new(),
@@ -212,7 +212,7 @@ impl Running {
                 });
             }
             p.loss_sum += f64::from(loss) * n as f64;
-            p.correct += correct.unwrap_or(0);
+            p.correct = correct.map(|now| now + p.correct.unwrap_or(0));
             p.seen += n;
             p.step += 1;
             p.steps += 1;
@@ -226,7 +226,7 @@ impl Running {
                 step: p.step,
                 steps,
                 loss: p.loss_sum / p.seen as f64,
-                accuracy: correct.map(|_| p.correct as f64 / p.seen as f64),
+                accuracy: p.correct.map(|correct| correct as f64 / p.seen as f64),
                 steps_per_second: done / elapsed,
                 images_per_second: (p.seen - before.0) as f64 / elapsed,
                 eta_seconds: (limit - p.steps) as f64 * elapsed / done,
@@ -246,7 +246,7 @@ impl Running {
             steps: p.steps,
             learning_rate: p.learning_rate,
             train_loss: p.loss_sum / p.seen as f64,
-            train_accuracy: None,
+            train_accuracy: p.correct.map(|correct| correct as f64 / p.seen as f64),
             val_loss: None,
             val_accuracy: None,
             seconds: p.seconds,
@@ -284,7 +284,7 @@ impl Running {
         }
         session.observer.epoch(fit.name, fit.epochs, &record);
         p.history.push(record);
-        (p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.seconds) = (p.epoch + 1, 0, 0.0, 0, 0, 0.0);
+        (p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.seconds) = (p.epoch + 1, 0, 0.0, None, 0, 0.0);
         self.save(session, fit)?;
         Ok(stop)
     }

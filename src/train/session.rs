@@ -96,7 +96,8 @@ pub(crate) struct Progress {
     pub steps: u64,
     pub learning_rate: f32,
     pub loss_sum: f64,
-    pub correct: u64,
+    /// Right predictions of the epoch, where the run has classes.
+    pub correct: Option<u64>,
     pub seen: u64,
     pub seconds: f64,
     pub history: Vec<EpochRecord>,

@@ -1,0 +1,760 @@
+//! Single-precision matrix product: packed, cache-blocked and register-tiled, the core of convolution and linear.
+//!
+//! Three levels, after BLIS:
+//!
+//! - A *tile* of `mr x nr` results lives in registers while the depth (the summed index) runs by. Each step loads one
+//!   row of B as vectors and multiplies it by one broadcast element of A per row.
+//! - A *row block* of A, at most [`MC`] rows by [`KC`] deep, is copied next to each other so that it stays in the L2
+//!   cache while every panel of B passes by. The copy is where convolution gathers its filter taps.
+//! - B is packed once per call into *panels* of `nr` columns, `[panel][depth][nr]`, shared by all threads.
+//!
+//! A row of packed A is [`LDA`] floats long, a constant: the tile addresses its rows by displacement from one pointer,
+//! no transposition is needed, and the odd multiple of a cache line keeps the rows in different cache sets.
+//!
+//! The tile is written once over [`Lanes`] and compiled for AVX-512 (14x32), AVX2 with FMA (6x16) and plain Rust
+//! (6x8); [`Isa::detect`] picks one at run time. Every row count up to `mr` has its own code, so a short block costs
+//! no padding.
+
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+
+/// Depth of a block: a panel of B (`KC x 32` floats) and a few rows of A fit the first two cache levels.
+pub(crate) const KC: usize = 384;
+/// Distance between packed rows of A, in floats: an odd number of cache lines.
+pub(crate) const LDA: usize = KC + 16;
+/// Rows of a block of A: `MC x KC` floats fill a fifth of a 1 MiB L2 cache.
+pub(crate) const MC: usize = 144;
+/// Work is cut into at least this many pieces (where the problem allows), whatever the number of threads.
+pub(crate) const PIECES: usize = 32;
+
+/// Instruction set of the register tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// 16 lanes, 14x32 tile.
+    Avx512,
+    /// 8 lanes with fused multiply-add, 6x16 tile.
+    Avx2,
+    /// 4 lanes of plain Rust, 6x8 tile.
+    Portable,
+}
+
+impl Isa {
+    /// All instruction sets, fastest first.
+    pub const ALL: [Isa; 3] = [Isa::Avx512, Isa::Avx2, Isa::Portable];
+
+    /// Whether this processor can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Portable => true,
+        }
+    }
+
+    /// The fastest one this processor can run.
+    pub fn detect() -> Isa {
+        Isa::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Isa::Portable)
+    }
+
+    /// Rows of the register tile.
+    pub(crate) fn mr(self) -> usize {
+        match self {
+            Isa::Avx512 => 14,
+            Isa::Avx2 | Isa::Portable => 6,
+        }
+    }
+
+    /// Floats in a vector.
+    pub(crate) fn lanes(self) -> usize {
+        match self {
+            Isa::Avx512 => 16,
+            Isa::Avx2 => 8,
+            Isa::Portable => 4,
+        }
+    }
+
+    /// Columns of the register tile: two vectors.
+    pub(crate) fn nr(self) -> usize {
+        2 * self.lanes()
+    }
+}
+
+thread_local! {
+    static FORCED: Cell<Option<Isa>> = const { Cell::new(None) };
+}
+
+/// Runs `f` with every product that this thread starts on a given instruction set: for tests and measurements.
+///
+/// # Errors
+/// When this processor lacks the instruction set.
+#[doc(hidden)]
+pub fn with_isa<T>(isa: Isa, f: impl FnOnce() -> T) -> Result<T> {
+    if !isa.is_available() {
+        return Err(Error::argument(
+            "gemm",
+            "an instruction set of this processor",
+            format_args!("{isa:?}"),
+            "use Isa::detect",
+        ));
+    }
+    let before = FORCED.replace(Some(isa));
+    let result = f();
+    FORCED.set(before);
+    Ok(result)
+}
+
+/// The instruction set for a call that this thread starts.
+pub(crate) fn current_isa() -> Isa {
+    FORCED.get().unwrap_or_else(Isa::detect)
+}
+
+/// One cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// A buffer that only grows, aligned to cache lines. Its contents are unspecified between uses.
+#[derive(Default)]
+pub(crate) struct Scratch(Vec<Line>);
+
+impl Scratch {
+    /// The first `elems` floats, growing the buffer where needed.
+    pub(crate) fn floats(&mut self, elems: usize) -> &mut [f32] {
+        let lines = elems.div_ceil(16);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0.0; 16]));
+        }
+        // SAFETY: `Line` is exactly 16 floats without padding, and the vector holds at least `elems / 16` of them.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<f32>(), elems) }
+    }
+}
+
+thread_local! {
+    /// Packed A of the task that runs on this thread.
+    pub(crate) static ROWS: RefCell<Scratch> = RefCell::default();
+    /// Packed B of the task that runs on this thread (wgrad packs B per task).
+    pub(crate) static COLS: RefCell<Scratch> = RefCell::default();
+    static SHARED: RefCell<Scratch> = RefCell::default();
+}
+
+/// Lends this thread's buffer for what all tasks of a call share (packed B, partial sums).
+///
+/// The buffer is taken out of its cell meanwhile: while this thread waits for its tasks it may run a task of another
+/// call, which then finds an empty cell and grows a buffer of its own.
+pub(crate) fn with_shared<T>(elems: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    let mut scratch = SHARED.take();
+    let result = f(scratch.floats(elems));
+    SHARED.set(scratch);
+    result
+}
+
+/// A pointer that tasks may share. Whoever dereferences it states why its elements are disjoint.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared(pub *mut f32);
+// SAFETY: the pointer itself is plain data; every dereference carries its own proof of disjointness.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The pointer. A method, so that closures capture the whole struct and stay `Sync`.
+    pub(crate) fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// A vector of floats: the operations that a tile needs.
+///
+/// Every function is inlined into a caller that enables the instruction set.
+trait Lanes: Copy {
+    /// Floats in the vector.
+    const N: usize;
+    /// # Safety
+    /// The processor has the instruction set (all functions); `p` is valid for `N` floats (`load`, `store`).
+    unsafe fn splat(x: f32) -> Self;
+    /// See [`Lanes::splat`].
+    unsafe fn load(p: *const f32) -> Self;
+    /// See [`Lanes::splat`].
+    unsafe fn store(self, p: *mut f32);
+    /// See [`Lanes::splat`].
+    unsafe fn add(self, other: Self) -> Self;
+    /// `self + a * b`; see [`Lanes::splat`].
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Lanes;
+    use std::arch::x86_64::*;
+
+    #[derive(Clone, Copy)]
+    pub(super) struct F32x16(__m512);
+
+    impl Lanes for F32x16 {
+        const N: usize = 16;
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the trait's contract: the processor has AVX-512.
+            F32x16(unsafe { _mm512_set1_ps(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: the trait's contract: AVX-512, and `p` is valid for 16 floats.
+            F32x16(unsafe { _mm512_loadu_ps(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: the trait's contract: AVX-512, and `p` is valid for 16 floats.
+            unsafe { _mm512_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: the trait's contract: the processor has AVX-512.
+            F32x16(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: the trait's contract: the processor has AVX-512.
+            F32x16(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub(super) struct F32x8(__m256);
+
+    impl Lanes for F32x8 {
+        const N: usize = 8;
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the trait's contract: the processor has AVX2 and FMA.
+            F32x8(unsafe { _mm256_set1_ps(x) })
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: the trait's contract: AVX2, and `p` is valid for 8 floats.
+            F32x8(unsafe { _mm256_loadu_ps(p) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: the trait's contract: AVX2, and `p` is valid for 8 floats.
+            unsafe { _mm256_storeu_ps(p, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: the trait's contract: the processor has AVX2.
+            F32x8(unsafe { _mm256_add_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: the trait's contract: the processor has FMA.
+            F32x8(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        }
+    }
+}
+
+/// Four floats that every 64-bit processor's baseline vectorises.
+#[derive(Clone, Copy)]
+struct F32x4([f32; 4]);
+
+impl Lanes for F32x4 {
+    const N: usize = 4;
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        F32x4([x; 4])
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the trait's contract: `p` is valid for 4 floats; the read is unaligned.
+        F32x4(unsafe { p.cast::<[f32; 4]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: the trait's contract: `p` is valid for 4 floats; the write is unaligned.
+        unsafe { p.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(mut self, other: Self) -> Self {
+        for i in 0..4 {
+            self.0[i] += other.0[i];
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn fma(mut self, a: Self, b: Self) -> Self {
+        // Not `mul_add`: without the instruction that is a library call per element.
+        for i in 0..4 {
+            self.0[i] += a.0[i] * b.0[i];
+        }
+        self
+    }
+}
+
+/// A run of depth positions of B: `len` rows of a panel from row `start` on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub start: usize,
+    pub len: usize,
+}
+
+/// One register tile's work: `c[rows[i] + j] = sum_k a(i, k) * b(k, j)`, plus whatever the options add.
+struct Tile<'a> {
+    /// Packed A: row `i`, depth `k` at `i * LDA + k` (row panels) or `k * rows + i` (column panels).
+    a: *const f32,
+    /// Panel of B.
+    b: *const f32,
+    /// Depth positions of the panel, in the order of packed A.
+    runs: &'a [Run],
+    /// C at the tile's first column.
+    c: *mut f32,
+    /// Offset of every row in C.
+    rows: &'a [usize],
+    /// Columns that exist.
+    cols: usize,
+    /// `+=` instead of `=`.
+    add: bool,
+    /// One number per column to add, or null.
+    bias: *const f32,
+    /// A tensor of C's layout to add, at the tile's first column, or null.
+    residual: *const f32,
+}
+
+/// The register tile: `R` rows by `V` vectors.
+///
+/// # Safety
+/// The processor has the instruction set of `L`; `t.rows.len() == R`; the pointers are valid for the extents that
+/// [`Tile`] names, and nobody else touches the tile's part of C.
+#[inline(always)]
+unsafe fn tile<L: Lanes, const R: usize, const V: usize, const COLUMN_PANELS: bool>(t: &Tile) {
+    let (row_step, depth_step) = if COLUMN_PANELS { (1, R) } else { (LDA, 1) };
+    // SAFETY: the function's contract covers every pointer below: packed A holds R rows of the runs' total length,
+    // the panel of B holds V vectors at every depth of the runs, and C, bias and residual hold `cols` columns.
+    unsafe {
+        let mut acc = [[L::splat(0.0); V]; R];
+        let mut a = t.a;
+        for run in t.runs {
+            let mut b = t.b.add(run.start * V * L::N);
+            for _ in 0..run.len {
+                let mut row = [L::splat(0.0); V];
+                for v in 0..V {
+                    row[v] = L::load(b.add(v * L::N));
+                }
+                for i in 0..R {
+                    let x = L::splat(*a.add(i * row_step));
+                    for v in 0..V {
+                        acc[i][v] = acc[i][v].fma(x, row[v]);
+                    }
+                }
+                a = a.add(depth_step);
+                b = b.add(V * L::N);
+            }
+        }
+        if t.cols == V * L::N {
+            for i in 0..R {
+                for v in 0..V {
+                    let c = t.c.add(t.rows[i] + v * L::N);
+                    let mut sum = acc[i][v];
+                    if t.add {
+                        sum = L::load(c).add(sum);
+                    }
+                    if !t.bias.is_null() {
+                        sum = sum.add(L::load(t.bias.add(v * L::N)));
+                    }
+                    if !t.residual.is_null() {
+                        sum = sum.add(L::load(t.residual.add(t.rows[i] + v * L::N)));
+                    }
+                    sum.store(c);
+                }
+            }
+        } else {
+            // The last panel: only the columns that exist.
+            let mut line = [0.0f32; 32];
+            for i in 0..R {
+                for v in 0..V {
+                    acc[i][v].store(line.as_mut_ptr().add(v * L::N));
+                }
+                for j in 0..t.cols {
+                    let c = t.c.add(t.rows[i] + j);
+                    let mut sum = line[j];
+                    if t.add {
+                        sum += *c;
+                    }
+                    if !t.bias.is_null() {
+                        sum += *t.bias.add(j);
+                    }
+                    if !t.residual.is_null() {
+                        sum += *t.residual.add(t.rows[i] + j);
+                    }
+                    *c = sum;
+                }
+            }
+        }
+    }
+}
+
+/// [`tile`] compiled for AVX-512.
+///
+/// # Safety
+/// As [`tile`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn tile_avx512<const R: usize, const V: usize, const COLUMN_PANELS: bool>(t: &Tile) {
+    // SAFETY: same contract; the feature is enabled here.
+    unsafe { tile::<x86::F32x16, R, V, COLUMN_PANELS>(t) }
+}
+
+/// [`tile`] compiled for AVX2 with FMA.
+///
+/// # Safety
+/// As [`tile`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_avx2<const R: usize, const V: usize, const COLUMN_PANELS: bool>(t: &Tile) {
+    // SAFETY: same contract; the features are enabled here.
+    unsafe { tile::<x86::F32x8, R, V, COLUMN_PANELS>(t) }
+}
+
+/// [`tile`] in plain Rust.
+///
+/// # Safety
+/// As [`tile`].
+unsafe fn tile_portable<const R: usize, const V: usize, const COLUMN_PANELS: bool>(t: &Tile) {
+    // SAFETY: same contract; no instruction set is needed.
+    unsafe { tile::<F32x4, R, V, COLUMN_PANELS>(t) }
+}
+
+/// Runs the tile compiled for an instruction set, a number of rows and a number of vectors.
+///
+/// # Safety
+/// As [`tile`], with `vectors` 1 or 2 and at most `isa.mr()` rows.
+unsafe fn run_tile(isa: Isa, vectors: usize, column_panels: bool, t: &Tile) {
+    macro_rules! by_rows {
+        ($f:ident, $v:literal, $columns:literal, [$($r:literal)*]) => {
+            match t.rows.len() {
+                // SAFETY: the caller's contract, and the row count matches.
+                $($r => unsafe { $f::<$r, $v, $columns>(t) },)*
+                rows => unreachable!("{rows} rows in a tile"),
+            }
+        };
+    }
+    macro_rules! by_shape {
+        ($f:ident, $rows:tt) => {
+            match (vectors, column_panels) {
+                (1, false) => by_rows!($f, 1, false, $rows),
+                (1, true) => by_rows!($f, 1, true, $rows),
+                (_, false) => by_rows!($f, 2, false, $rows),
+                (_, true) => by_rows!($f, 2, true, $rows),
+            }
+        };
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => by_shape!(tile_avx512, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => by_shape!(tile_avx2, [1 2 3 4 5 6]),
+        _ => by_shape!(tile_portable, [1 2 3 4 5 6]),
+    }
+}
+
+/// How the columns of a packed B are cut: panels of two vectors, the last one of one vector where that is enough.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panels {
+    pub isa: Isa,
+    /// Rows of B.
+    pub depth: usize,
+    /// Columns of B.
+    pub cols: usize,
+}
+
+impl Panels {
+    /// Number of panels.
+    pub fn count(self) -> usize {
+        self.cols.div_ceil(self.isa.nr())
+    }
+
+    /// Columns that panel `j` holds, existing or zero.
+    pub fn width(self, j: usize) -> usize {
+        if self.cols - j * self.isa.nr() <= self.isa.lanes() { self.isa.lanes() } else { self.isa.nr() }
+    }
+
+    /// Columns of panel `j` that exist.
+    pub fn valid(self, j: usize) -> usize {
+        self.isa.nr().min(self.cols - j * self.isa.nr())
+    }
+
+    /// Where panel `j` begins.
+    pub fn start(self, j: usize) -> usize {
+        j * self.isa.nr() * self.depth
+    }
+
+    /// Floats that all panels take.
+    pub fn elems(self) -> usize {
+        self.count() * self.isa.nr() * self.depth
+    }
+
+    /// Packs B, whose row `k` begins at `b[row(k)]` and whose columns are `col_stride` apart.
+    pub fn pack(self, b: &[f32], row: impl Fn(usize) -> usize + Sync, col_stride: usize, packed: &mut [f32]) {
+        let panel_elems = (self.isa.nr() * self.depth).max(1);
+        packed[..self.elems()].par_chunks_mut(panel_elems).enumerate().for_each(|(j, panel)| {
+            let (width, valid) = (self.width(j), self.valid(j));
+            let first = j * self.isa.nr() * col_stride;
+            if col_stride == 1 {
+                for (k, line) in panel.chunks_exact_mut(width).take(self.depth).enumerate() {
+                    let from = first + row(k);
+                    line[..valid].copy_from_slice(&b[from..from + valid]);
+                    line[valid..].fill(0.0);
+                }
+            } else {
+                // A transposition, 16 rows at a time: reads whole cache lines where rows are neighbours in memory.
+                for (block, lines) in panel[..self.depth * width].chunks_mut(16 * width).enumerate() {
+                    for j in 0..valid {
+                        for (k, line) in lines.chunks_exact_mut(width).enumerate() {
+                            line[j] = b[first + j * col_stride + row(16 * block + k)];
+                        }
+                    }
+                    for line in lines.chunks_exact_mut(width) {
+                        line[valid..].fill(0.0);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Where a product goes and what is added on the way.
+pub(crate) struct Output<'a> {
+    /// C.
+    pub c: Shared,
+    /// One number per column.
+    pub bias: Option<&'a [f32]>,
+    /// A tensor of C's layout.
+    pub residual: Option<&'a [f32]>,
+}
+
+/// Multiplies a packed row block by some panels of B.
+///
+/// `a` holds `rows.len()` rows of [`LDA`] floats; row `i` goes to `c[rows[i]..][..cols]`.
+///
+/// # Safety
+/// Every `rows[i] + panels.cols` lies within C (and within the residual), the bias has a number for every column, and
+/// no other task touches these rows and columns of C meanwhile.
+pub(crate) unsafe fn row_block(
+    panels: Panels,
+    a: &[f32],
+    runs: &[Run],
+    packed_b: &[f32],
+    which: Range<usize>,
+    rows: &[usize],
+    out: &Output,
+    add: bool,
+    last: bool,
+) {
+    let isa = panels.isa;
+    assert!(a.len() >= rows.len() * LDA && packed_b.len() >= panels.elems() && which.end <= panels.count());
+    assert!(runs.iter().all(|run| run.start + run.len <= panels.depth));
+    assert!(runs.iter().map(|run| run.len).sum::<usize>() <= KC);
+    for j in which {
+        let col = j * isa.nr();
+        for (i, rows) in rows.chunks(isa.mr()).enumerate() {
+            let t = Tile {
+                a: a[i * isa.mr() * LDA..].as_ptr(),
+                b: packed_b[panels.start(j)..].as_ptr(),
+                runs,
+                // In bounds by the caller's contract, for every row.
+                c: out.c.get().wrapping_add(col),
+                rows,
+                cols: panels.valid(j),
+                add,
+                bias: out.bias.filter(|_| last).map_or(std::ptr::null(), |bias| bias[col..].as_ptr()),
+                residual: out.residual.filter(|_| last).map_or(std::ptr::null(), |r| r[col..].as_ptr()),
+            };
+            // SAFETY: packed A has these rows and packed B this panel, as asserted above; C, bias and residual are
+            // the caller's contract.
+            unsafe { run_tile(isa, panels.width(j) / isa.lanes(), false, &t) }
+        }
+    }
+}
+
+/// Adds a product of packed column panels to `c[row * ldc + col]`: `C += A^T B` with the depth outermost in memory.
+///
+/// `a` holds panels of at most `mr` rows, `[panel][depth][rows of the panel]`.
+///
+/// # Safety
+/// `c` is valid for `rows` rows of `ldc` floats up to `panels.cols` columns, and no other task touches them meanwhile.
+pub(crate) unsafe fn column_block(panels: Panels, a: &[f32], packed_b: &[f32], rows: usize, c: *mut f32, ldc: usize) {
+    let (isa, depth) = (panels.isa, panels.depth);
+    assert!(a.len() >= rows * depth && packed_b.len() >= panels.elems() && isa.mr() <= 16);
+    let runs = [Run { start: 0, len: depth }];
+    let offsets: [usize; 16] = std::array::from_fn(|i| i * ldc);
+    for j in 0..panels.count() {
+        for first in (0..rows).step_by(isa.mr()) {
+            let t = Tile {
+                a: a[first * depth..].as_ptr(),
+                b: packed_b[panels.start(j)..].as_ptr(),
+                runs: &runs,
+                // In bounds by the caller's contract.
+                c: c.wrapping_add(first * ldc + j * isa.nr()),
+                rows: &offsets[..isa.mr().min(rows - first)],
+                cols: panels.valid(j),
+                add: true,
+                bias: std::ptr::null(),
+                residual: std::ptr::null(),
+            };
+            // SAFETY: packed A has these rows and packed B this panel, as asserted above; C is the caller's contract.
+            unsafe { run_tile(isa, panels.width(j) / isa.lanes(), true, &t) }
+        }
+    }
+}
+
+/// Cuts `total` into equal parts of at most `limit`, each (but the last) a multiple of `unit`.
+pub(crate) fn even_parts(total: usize, limit: usize, unit: usize) -> usize {
+    let parts = total.div_ceil(limit).max(1);
+    total.div_ceil(parts).next_multiple_of(unit).max(unit)
+}
+
+/// A matrix seen through strides: element `(i, j)` at `data[i * row_stride + j * col_stride]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Strided<'a> {
+    /// The elements.
+    pub data: &'a [f32],
+    /// Distance between rows, in elements.
+    pub row_stride: usize,
+    /// Distance between columns, in elements.
+    pub col_stride: usize,
+}
+
+impl<'a> Strided<'a> {
+    /// A row-major matrix of `cols` columns.
+    pub fn row_major(data: &'a [f32], cols: usize) -> Self {
+        Strided { data, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transpose of a row-major matrix of `cols` columns.
+    pub fn transposed(data: &'a [f32], cols: usize) -> Self {
+        Strided { data, row_stride: 1, col_stride: cols }
+    }
+
+    /// Fails when an element of a `rows x cols` matrix would lie beyond the slice.
+    fn check(&self, name: &str, rows: usize, cols: usize) -> Result<()> {
+        check_span(name, self.data.len(), rows, cols, self.row_stride, self.col_stride)
+    }
+}
+
+/// Fails when element `(rows - 1, cols - 1)` lies beyond `len` elements.
+fn check_span(name: &str, len: usize, rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Result<()> {
+    if rows == 0 || cols == 0 {
+        return Ok(());
+    }
+    let last = (rows - 1)
+        .checked_mul(row_stride)
+        .zip((cols - 1).checked_mul(col_stride))
+        .and_then(|(i, j)| i.checked_add(j))
+        .and_then(|last| last.checked_add(1));
+    match last {
+        Some(needed) if needed <= len => Ok(()),
+        _ => Err(Error::shape(
+            "gemm",
+            format_args!("a {rows} x {cols} matrix with strides {row_stride}, {col_stride} in `{name}`"),
+            format_args!("{len} elements"),
+            "pass a longer slice or smaller strides",
+        )),
+    }
+}
+
+/// `C = A B`, or `C += A B` with `accumulate`: `c[i * ldc + j] (+)= sum_k a(i, k) * b(k, j)`.
+///
+/// # Shapes
+/// `a` is `m x k`, `b` is `k x n`, both through strides of their own; `c` is row-major, `m` rows `ldc` apart, of
+/// which the first `n` columns are written.
+///
+/// # Gradient
+/// `dA = dC B^T` and `dB = A^T dC`: the same function with [`Strided::transposed`].
+///
+/// # Errors
+/// When a slice is too short for its extents and strides, or `ldc < n`.
+///
+/// # Determinism
+/// Bit-equal for every number of threads. Instruction sets differ in rounding.
+///
+/// # Source
+/// Blocking after Van Zee and van de Geijn, "BLIS: A Framework for Rapidly Instantiating BLAS Functionality" (2015).
+///
+/// # Example
+/// ```
+/// use warpsmith::cpu::gemm::{Strided, gemm};
+/// let z = [3.0, 4.0, 1.0, 0.0]; // two embeddings of two numbers
+/// let mut sim = [0.0; 4];
+/// gemm(2, 2, 2, Strided::row_major(&z, 2), Strided::transposed(&z, 2), &mut sim, 2, false)?;
+/// assert_eq!(sim, [25.0, 3.0, 3.0, 1.0]);
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub fn gemm(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Strided,
+    b: Strided,
+    c: &mut [f32],
+    ldc: usize,
+    accumulate: bool,
+) -> Result<()> {
+    a.check("a", m, k)?;
+    b.check("b", k, n)?;
+    if ldc < n {
+        return Err(Error::argument("gemm", format_args!("ldc >= n = {n}"), ldc, "rows of C must not overlap"));
+    }
+    check_span("c", c.len(), m, n, ldc, 1)?;
+    if m == 0 || n == 0 {
+        return Ok(());
+    }
+    let isa = current_isa();
+    // B is packed in pieces of at most 16 MiB.
+    let (depth_limit, cols_limit) = (4 * KC, 2048);
+    let out = Output { c: Shared(c.as_mut_ptr()), bias: None, residual: None };
+    for col in (0..n).step_by(cols_limit) {
+        for deep in (0..k.max(1)).step_by(depth_limit) {
+            let panels = Panels { isa, depth: depth_limit.min(k - deep), cols: cols_limit.min(n - col) };
+            let origin = deep * b.row_stride + col * b.col_stride;
+            with_shared(panels.elems(), |packed| {
+                if panels.depth > 0 {
+                    panels.pack(&b.data[origin..], |k| k * b.row_stride, b.col_stride, packed);
+                }
+                let rows = even_parts(m, MC / isa.mr() * isa.mr(), isa.mr());
+                let blocks = m.div_ceil(rows);
+                let which = panels.count().div_ceil(PIECES.div_ceil(blocks)).max(4);
+                let pieces = panels.count().div_ceil(which);
+                let packed = &*packed;
+                (0..blocks * pieces).into_par_iter().with_max_len(1).for_each(|task| {
+                    let (row, piece) = (task / pieces * rows, task % pieces);
+                    let offsets: Vec<usize> = (row..m.min(row + rows)).map(|i| i * ldc + col).collect();
+                    let which = piece * which..panels.count().min((piece + 1) * which);
+                    ROWS.with_borrow_mut(|scratch| {
+                        let packed_a = scratch.floats(offsets.len() * LDA);
+                        let step = even_parts(panels.depth, KC, 1);
+                        for start in (0..panels.depth.max(1)).step_by(step) {
+                            let len = step.min(panels.depth - start);
+                            for (i, line) in packed_a.chunks_exact_mut(LDA).enumerate() {
+                                for (kk, to) in line[..len].iter_mut().enumerate() {
+                                    *to = a.data[(row + i) * a.row_stride + (deep + start + kk) * a.col_stride];
+                                }
+                            }
+                            let add = accumulate || deep > 0 || start > 0;
+                            // SAFETY: `check_span` proved that C holds these rows, and a task's rows and columns
+                            // are its own.
+                            unsafe {
+                                let runs = [Run { start, len }];
+                                row_block(panels, packed_a, &runs, packed, which.clone(), &offsets, &out, add, false);
+                            }
+                        }
+                    });
+                });
+            });
+        }
+    }
+    Ok(())
+}
