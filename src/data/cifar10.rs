@@ -88,7 +88,7 @@ fn class_names(dir: &Path) -> Result<Vec<String>> {
 }
 
 fn load_files(name: &str, paths: &[PathBuf], names: &[String]) -> Result<ImageSet> {
-    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    let (mut pixels, mut labels) = (Vec::<u8>::new(), Vec::new());
     for path in paths {
         let file = read(path)?;
         if file.is_empty() || file.len() % RECORD != 0 {
@@ -105,7 +105,8 @@ fn load_files(name: &str, paths: &[PathBuf], names: &[String]) -> Result<ImageSe
                 format_args!("{hint}{DOWNLOAD}"),
             ));
         }
-        pixels.reserve_exact(file.len() / RECORD * 3 * PLANE);
+        let mut filled = pixels.len();
+        pixels.resize(filled + file.len() / RECORD * 3 * PLANE, 0);
         for (record, bytes) in file.chunks_exact(RECORD).enumerate() {
             if usize::from(bytes[0]) >= CLASSES.len() {
                 return Err(Error::data(
@@ -118,9 +119,11 @@ fn load_files(name: &str, paths: &[PathBuf], names: &[String]) -> Result<ImageSe
             labels.push(i32::from(bytes[0]));
             let (red, rest) = bytes[1..].split_at(PLANE);
             let (green, blue) = rest.split_at(PLANE);
-            for pixel in 0..PLANE {
-                pixels.extend([red[pixel], green[pixel], blue[pixel]]);
+            let planes = red.iter().zip(green).zip(blue);
+            for (pixel, ((&r, &g), &b)) in pixels[filled..].chunks_exact_mut(3).zip(planes) {
+                pixel.copy_from_slice(&[r, g, b]);
             }
+            filled += 3 * PLANE;
         }
     }
     let pixels = Pixels::Uniform { bytes: Bytes::Owned(pixels), h: SIZE, w: SIZE };
