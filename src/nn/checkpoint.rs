@@ -10,6 +10,7 @@ use crate::{DType, Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Version of the layout that this crate writes; files of another version are refused.

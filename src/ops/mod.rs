@@ -21,7 +21,7 @@ pub use elementwise::{add, add_assign, cast, normalization, relu, rescale, scale
 pub use linear::linear;
 pub use pool2d::{global_avg_pool, max_pool2d};
 pub use softmax_kl::{softmax, softmax_kl};
-pub use supcon::{ContrastiveLoss, contrastive_loss, l2_normalize, similarity_matrix};
+pub use supcon::{ContrastiveLoss, NORM_EPS, contrastive_loss, l2_normalize, similarity_matrix};
 
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
