@@ -89,7 +89,7 @@ fn gallery() -> Vec<(&'static str, Image)> {
         .collect();
 
     let picture = |seed: usize| -> Vec<u8> {
-        (0..32 * 32)
+        (0..32 * 32i32)
             .flat_map(|i| {
                 let (y, x) = (i / 32, i % 32);
                 let disc = (x - 16).pow(2) + (y - 16).pow(2) < 60 + seed as i32 * 4;
