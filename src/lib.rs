@@ -8,6 +8,8 @@ compile_error!("feature `nn` needs a device: enable `cpu`, `cuda` or both");
 pub mod error;
 pub mod problem;
 pub mod rng;
+#[cfg(feature = "train")]
+pub mod train;
 
 #[cfg(feature = "nn")]
 pub mod autograd;

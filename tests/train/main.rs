@@ -2,3 +2,4 @@
 #![cfg(feature = "train")]
 
 mod fs;
+mod plot;
