@@ -5,7 +5,10 @@
 #[cfg(all(feature = "nn", not(any(feature = "cpu", feature = "cuda"))))]
 compile_error!("feature `nn` needs a device: enable `cpu`, `cuda` or both");
 
+#[cfg(all(feature = "nn", feature = "cpu"))]
+pub mod augment;
 pub mod error;
+pub mod math;
 pub mod problem;
 pub mod rng;
 #[cfg(feature = "train")]

@@ -12,8 +12,11 @@ mod scratch;
 mod spans;
 
 pub mod adam;
+pub mod augment_geometry;
+pub mod augment_pixel;
 pub mod batch_norm;
 pub mod conv2d;
+pub mod corruption;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;

@@ -41,8 +41,10 @@ pub struct RunRecord {
     /// Training loss per epoch.
     pub train_loss: Vec<f64>,
     /// Accuracy on the test data (0 to 1), where the run ends in a classifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_accuracy: Option<f64>,
     /// Loss on the test data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_loss: Option<f64>,
     /// How the batch-norm statistics of the evaluation came about.
     pub batch_norm_statistics: String,

@@ -42,7 +42,8 @@ impl Loader {
         Loader { inner: Arc::new(inner) }
     }
 
-    /// Batches that carry two views: `clean` and `noisy`, aligned as `pairing` says. Labels are those of the noisy view.
+    /// Batches that carry two views: `clean` and `noisy`, aligned as `pairing` says. Labels are those of the noisy
+    /// view, which draws random numbers of its own: flips and crops of the two are independent.
     pub fn paired(
         device: &Device,
         set: ImageSet,
@@ -51,7 +52,7 @@ impl Loader {
         pairing: Pairing,
         seed: u64,
     ) -> Self {
-        let inner = Inner { set, plan, pipelines: vec![clean, noisy], pairing, seed, device: device.clone() };
+        let inner = Inner { set, plan, pipelines: vec![clean, noisy.with_branch(1)], pairing, seed, device: device.clone() };
         Loader { inner: Arc::new(inner) }
     }
 
@@ -90,9 +91,8 @@ impl Inner {
         })?;
         let orders: &[&[u32]] = if self.pipelines.len() == 2 { &[clean, &noisy] } else { &[&noisy] };
         let mut images = Vec::with_capacity(orders.len());
-        for (view, (pipeline, indices)) in self.pipelines.iter().zip(orders).enumerate() {
-            // Each view draws from a seed of its own: flips and crops of the two branches are independent.
-            images.push(augment(&self.device, &self.set, pipeline, indices, self.seed.wrapping_add((view as u64) << 48), step)?);
+        for (pipeline, indices) in self.pipelines.iter().zip(orders) {
+            images.push(augment(&self.device, &self.set, pipeline, indices, self.seed, step)?);
         }
         let labels = self.set.labels_of(&noisy)?;
         Ok(Batch { images, labels: Tensor::from_slice(&self.device, &[labels.len()], &labels)?, indices: noisy })
