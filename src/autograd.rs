@@ -93,7 +93,12 @@ impl Tape {
     /// When the two differ in shape or type.
     pub fn parameter(&self, tensor: Tensor, accumulator: Tensor) -> Result<Var> {
         if tensor.shape() != accumulator.shape() || tensor.dtype() != accumulator.dtype() {
-            return Err(Error::tensor("Tape::parameter", &tensor, &accumulator, "a gradient has its parameter's shape and type"));
+            return Err(Error::tensor(
+                "Tape::parameter",
+                &tensor,
+                &accumulator,
+                "a gradient has its parameter's shape and type",
+            ));
         }
         Ok(Var { node: self.push(Node::Leaf(Some(accumulator))), tensor, tape: self.clone() })
     }
@@ -158,7 +163,12 @@ impl Var {
                 _ => false,
             };
             if !same {
-                return Err(Error::argument(op, "inputs of one tape", "inputs of two tapes", "make all variables of a step on one tape"));
+                return Err(Error::argument(
+                    op,
+                    "inputs of one tape",
+                    "inputs of two tapes",
+                    "make all variables of a step on one tape",
+                ));
             }
         }
         let tape = first.tape.clone();
@@ -184,7 +194,12 @@ impl Var {
     /// ```
     pub fn backward(&self) -> Result<Gradients> {
         if self.tensor.elems() != 1 || self.tensor.dtype() != DType::F32 {
-            return Err(Error::tensor("backward", "a single f32", &self.tensor, "reduce to a scalar loss, or use backward_with"));
+            return Err(Error::tensor(
+                "backward",
+                "a single f32",
+                &self.tensor,
+                "reduce to a scalar loss, or use backward_with",
+            ));
         }
         self.backward_with(Tensor::full(self.tensor.device(), self.tensor.shape(), 1.0f32)?)
     }
@@ -208,7 +223,12 @@ impl Var {
         let count = {
             let mut nodes = nodes.borrow_mut();
             if std::mem::replace(&mut nodes.walked, true) {
-                return Err(Error::argument("backward", "a fresh tape", "a tape that was already walked", "run the forward pass again on a new tape"));
+                return Err(Error::argument(
+                    "backward",
+                    "a fresh tape",
+                    "a tape that was already walked",
+                    "run the forward pass again on a new tape",
+                ));
             }
             nodes.list.len()
         };
@@ -309,7 +329,12 @@ impl Gradients {
             Slot::Tensor(sum) => (sum.duplicate()?, true),
         };
         if tensor.shape() != shape {
-            return Err(Error::shape("backward", format_args!("a gradient of shape {shape:?}"), format_args!("{:?}", tensor.shape()), "an op passed back a wrong shape"));
+            return Err(Error::shape(
+                "backward",
+                format_args!("a gradient of shape {shape:?}"),
+                format_args!("{:?}", tensor.shape()),
+                "an op passed back a wrong shape",
+            ));
         }
         self.slots[id] = Slot::Tensor(tensor.clone());
         Ok(Some(Target { tensor, accumulate }))

@@ -49,7 +49,9 @@ fn build_threads(threads: usize) -> Result<Arc<rayon::ThreadPool>> {
         .thread_name(|i| format!("warpsmith-{i}"))
         .build()
         .map(Arc::new)
-        .map_err(|e| Error::device("cpu", format_args!("could not start {threads} threads: {e}"), "ask for fewer threads"))
+        .map_err(|e| {
+            Error::device("cpu", format_args!("could not start {threads} threads: {e}"), "ask for fewer threads")
+        })
 }
 
 impl Device {
@@ -78,7 +80,12 @@ impl Device {
     #[cfg(feature = "cpu")]
     pub fn cpu_with_threads(threads: usize) -> Result<Device> {
         if threads == 0 {
-            return Err(Error::argument("Device::cpu_with_threads", "at least 1 thread", 0, "pass the number of cores to use"));
+            return Err(Error::argument(
+                "Device::cpu_with_threads",
+                "at least 1 thread",
+                0,
+                "pass the number of cores to use",
+            ));
         }
         Ok(Device(Arc::new(Inner { pool: Arc::new(Pool::new(true)), threads: build_threads(threads)? })))
     }
@@ -102,7 +109,11 @@ impl Device {
         let name = format!("cuda:{ordinal}");
         match crate::cuda::probe::probe_device(ordinal) {
             Err(problem) => Err(problem.into_error(name)),
-            Ok(gpu) => Err(Error::device(name, format_args!("{} cannot be used by this version", gpu.info), "use the CPU device")),
+            Ok(gpu) => Err(Error::device(
+                name,
+                format_args!("{} cannot be used by this version", gpu.info),
+                "use the CPU device",
+            )),
         }
     }
 

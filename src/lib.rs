@@ -5,15 +5,13 @@
 #[cfg(all(feature = "nn", not(any(feature = "cpu", feature = "cuda"))))]
 compile_error!("feature `nn` needs a device: enable `cpu`, `cuda` or both");
 
-#[cfg(all(feature = "nn", feature = "cpu"))]
-pub mod augment;
 pub mod error;
 pub mod math;
 pub mod problem;
 pub mod rng;
-#[cfg(feature = "train")]
-pub mod train;
 
+#[cfg(all(feature = "nn", feature = "cpu"))]
+pub mod augment;
 #[cfg(feature = "nn")]
 pub mod autograd;
 #[cfg(feature = "cpu")]
@@ -34,6 +32,8 @@ pub mod nn;
 pub mod ops;
 #[cfg(feature = "nn")]
 pub mod optim;
+#[cfg(feature = "train")]
+pub mod recipes;
 #[cfg(feature = "nn")]
 pub mod tensor;
 #[cfg(feature = "train")]

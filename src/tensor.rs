@@ -50,7 +50,9 @@ fn elems(op: &'static str, shape: &[usize]) -> Result<usize> {
         .iter()
         .try_fold(1usize, |n, &extent| n.checked_mul(extent))
         .filter(|n| n.checked_mul(4).is_some_and(|bytes| bytes <= isize::MAX as usize))
-        .ok_or_else(|| Error::shape(op, "a shape that fits the address space", format_args!("{shape:?}"), "check the extents"))
+        .ok_or_else(|| {
+            Error::shape(op, "a shape that fits the address space", format_args!("{shape:?}"), "check the extents")
+        })
 }
 
 impl Tensor {
@@ -60,7 +62,8 @@ impl Tensor {
     /// When memory runs out or the shape does not fit the address space.
     pub fn empty(device: &Device, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let bytes = elems("Tensor::empty", shape)? * dtype.bytes();
-        let storage = Storage { block: device.allocate(bytes)?, bytes, device: device.clone(), borrows: Mutex::default() };
+        let storage =
+            Storage { block: device.allocate(bytes)?, bytes, device: device.clone(), borrows: Mutex::default() };
         Ok(Tensor { storage: Arc::new(storage), byte_offset: 0, shape: shape.to_vec(), dtype })
     }
 
@@ -106,7 +109,14 @@ impl Tensor {
     /// # Errors
     /// When the tensor does not have four axes.
     pub fn nhwc(&self, op: &'static str) -> Result<[u32; 4]> {
-        let wrong = || Error::shape(op, "4 axes [n, h, w, c] below 2^32", format_args!("{:?}", self.shape), "reshape the tensor first");
+        let wrong = || {
+            Error::shape(
+                op,
+                "4 axes [n, h, w, c] below 2^32",
+                format_args!("{:?}", self.shape),
+                "reshape the tensor first",
+            )
+        };
         let dims: [usize; 4] = self.shape[..].try_into().map_err(|_| wrong())?;
         let mut out = [0; 4];
         for (o, d) in out.iter_mut().zip(dims) {
@@ -160,11 +170,7 @@ impl Tensor {
                 "check offset and shape",
             ));
         }
-        Ok(Tensor {
-            byte_offset: self.byte_offset + start * self.dtype.bytes(),
-            shape: shape.to_vec(),
-            ..self.clone()
-        })
+        Ok(Tensor { byte_offset: self.byte_offset + start * self.dtype.bytes(), shape: shape.to_vec(), ..self.clone() })
     }
 
     /// Whether no other tensor shares this storage.
@@ -188,9 +194,8 @@ impl Tensor {
         let range = self.byte_range();
         debug_assert!(range.end <= self.storage.bytes);
         let mut borrows = lock(&self.storage.borrows);
-        let clash = borrows
-            .iter()
-            .find(|b| (write || b.write) && b.range.start < range.end && range.start < b.range.end);
+        let clash =
+            borrows.iter().find(|b| (write || b.write) && b.range.start < range.end && range.start < b.range.end);
         if let Some(clash) = clash {
             return Err(Error::tensor(
                 if write { "Tensor::write" } else { "Tensor::read" },
@@ -240,7 +245,12 @@ impl Tensor {
     /// When there is not exactly one element, or it is not f32.
     pub fn item(&self) -> Result<f32> {
         if self.elems() != 1 {
-            return Err(Error::shape("Tensor::item", "1 element", format_args!("{:?}", self.shape), "reduce the tensor first"));
+            return Err(Error::shape(
+                "Tensor::item",
+                "1 element",
+                format_args!("{:?}", self.shape),
+                "reduce the tensor first",
+            ));
         }
         Ok(self.read::<f32>()?[0])
     }

@@ -79,7 +79,13 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<TensorFile> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the checkpoint", e))?;
         let damaged = |got: &dyn std::fmt::Display| {
-            Error::checkpoint(path, "file", "a complete safetensors file", got, "the file is damaged: use an earlier checkpoint or train again")
+            Error::checkpoint(
+                path,
+                "file",
+                "a complete safetensors file",
+                got,
+                "the file is damaged: use an earlier checkpoint or train again",
+            )
         };
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
         SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
@@ -103,7 +109,13 @@ impl TensorFile {
     /// When there is none of that key.
     pub fn metadata(&self, key: &str) -> Result<&str> {
         self.metadata.get(key).map(String::as_str).ok_or_else(|| {
-            Error::checkpoint(&self.path, format_args!("metadata `{key}`"), "an entry", "none", "the file was not written for this purpose")
+            Error::checkpoint(
+                &self.path,
+                format_args!("metadata `{key}`"),
+                "an entry",
+                "none",
+                "the file was not written for this purpose",
+            )
         })
     }
 
@@ -122,7 +134,13 @@ impl TensorFile {
 
     fn view<'a>(&self, file: &'a SafeTensors<'_>, name: &str, shape: &[usize], dtype: DType) -> Result<TensorView<'a>> {
         let view = file.tensor(name).map_err(|_| {
-            Error::checkpoint(&self.path, format_args!("tensor `{name}`"), "to find it", "nothing", "the file belongs to another model")
+            Error::checkpoint(
+                &self.path,
+                format_args!("tensor `{name}`"),
+                "to find it",
+                "nothing",
+                "the file belongs to another model",
+            )
         })?;
         let wanted = file_dtype(dtype);
         if view.shape() != shape || view.dtype() != wanted {

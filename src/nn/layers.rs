@@ -51,7 +51,16 @@ type Tap<'a> = Box<dyn Fn(&str, &Tensor) -> Result<()> + 'a>;
 impl<'a> Forward<'a> {
     /// A training pass on a recording tape.
     pub fn training(params: &'a Params) -> Self {
-        Forward { params, tape: Tape::new(), mode: Mode::Training, keras: KerasVersion::V3, momentum: None, dropout_key: (0, 0), samples: Vec::new(), tap: None }
+        Forward {
+            params,
+            tape: Tape::new(),
+            mode: Mode::Training,
+            keras: KerasVersion::V3,
+            momentum: None,
+            dropout_key: (0, 0),
+            samples: Vec::new(),
+            tap: None,
+        }
     }
 
     /// An inference pass that records nothing.
@@ -104,7 +113,15 @@ pub struct Conv2d {
 
 impl Conv2d {
     /// `k` filters of `[r, s]` over `c` channels, Glorot uniform; the bias starts at 0.
-    pub fn new(builder: &mut ParamsBuilder, name: &str, k: usize, [r, s]: [usize; 2], c: usize, window: Window, bias: bool) -> Self {
+    pub fn new(
+        builder: &mut ParamsBuilder,
+        name: &str,
+        k: usize,
+        [r, s]: [usize; 2],
+        c: usize,
+        window: Window,
+        bias: bool,
+    ) -> Self {
         let init = Init::GlorotUniform { fan_in: r * s * c, fan_out: r * s * k };
         Conv2d {
             name: name.to_string(),
@@ -213,7 +230,12 @@ impl Dense {
     /// When the features do not fit.
     pub fn forward(&self, pass: &Forward, x: &Var) -> Result<Var> {
         if x.shape().len() != 2 || x.shape()[1] != self.inputs {
-            return Err(Error::shape("Dense", format_args!("x of shape [n, {}] in layer `{}`", self.inputs, self.name), format_args!("{:?}", x.shape()), "flatten or pool the features first"));
+            return Err(Error::shape(
+                "Dense",
+                format_args!("x of shape [n, {}] in layer `{}`", self.inputs, self.name),
+                format_args!("{:?}", x.shape()),
+                "flatten or pool the features first",
+            ));
         }
         let w = pass.params.var(&pass.tape, self.kernel)?;
         let b = pass.params.var(&pass.tape, self.bias)?;

@@ -96,7 +96,12 @@ impl ParamsBuilder {
         let mut names: Vec<&str> = self.params.iter().chain(&self.stats).map(|e| e.name.as_str()).collect();
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::argument("ParamsBuilder::build", "distinct names", format_args!("`{}` twice", pair[0]), "name every layer differently"));
+            return Err(Error::argument(
+                "ParamsBuilder::build",
+                "distinct names",
+                format_args!("`{}` twice", pair[0]),
+                "name every layer differently",
+            ));
         }
         let total = |list: &[Entry]| list.last().map_or(0, |e| e.offset + e.padded());
         let mut params = Params {
@@ -196,7 +201,9 @@ impl Params {
             let Some(gradient) = entry.gradient else { continue };
             let (param_offset, grad_offset, len) = (entry.offset as u64, gradient as u64, entry.padded() as u64);
             match spans.last_mut() {
-                Some(last) if last.param_offset + last.len == param_offset && last.grad_offset + last.len == grad_offset => {
+                Some(last)
+                    if last.param_offset + last.len == param_offset && last.grad_offset + last.len == grad_offset =>
+                {
                     last.len += len;
                 }
                 _ => spans.push(Span { param_offset, grad_offset, len }),

@@ -69,7 +69,9 @@ pub struct ResNet50V2 {
 
 impl Block {
     fn new(builder: &mut ParamsBuilder, name: String, c: usize, f: usize, stride: u32, first: bool) -> Self {
-        let bn = |b: &mut ParamsBuilder, suffix: &str, c| BatchNorm::new(b, &format!("{name}_{suffix}_bn"), c, EPS, MOMENTUM);
+        let bn = |b: &mut ParamsBuilder, suffix: &str, c| {
+            BatchNorm::new(b, &format!("{name}_{suffix}_bn"), c, EPS, MOMENTUM)
+        };
         let conv = |b: &mut ParamsBuilder, i: usize, k, filter: usize, c, window, bias| {
             Conv2d::new(b, &format!("{name}_{i}_conv"), k, [filter; 2], c, window, bias)
         };
@@ -134,7 +136,12 @@ impl ResNet50V2 {
     pub fn forward(&self, pass: &Forward, images: &Var) -> Result<Var> {
         let [_, h, w, c] = images.tensor().nhwc("ResNet50V2")?;
         if h < 32 || w < 32 || c != 3 {
-            return Err(Error::shape("ResNet50V2", "images [n, h, w, 3] of at least 32x32", format_args!("{:?}", images.shape()), "resize the images first"));
+            return Err(Error::shape(
+                "ResNet50V2",
+                "images [n, h, w, 3] of at least 32x32",
+                format_args!("{:?}", images.shape()),
+                "resize the images first",
+            ));
         }
         let x = self.conv1.forward(pass, images, None)?;
         let mut x = ops::max_pool2d(&x, [3, 3], Window::square(1, 2), 0.0)?;

@@ -71,11 +71,19 @@ pub fn batch_norm(
         ],
     )?;
     let Some(&c) = x.shape().last().filter(|_| x.tensor().elems() > 0) else {
-        return Err(Error::shape(OP, "a non-empty `x` [.., c]", format_args!("{:?}", x.shape()), "batch norm needs at least one row"));
+        return Err(Error::shape(
+            OP,
+            "a non-empty `x` [.., c]",
+            format_args!("{:?}", x.shape()),
+            "batch norm needs at least one row",
+        ));
     };
-    for (name, tensor) in
-        [("gamma", gamma.tensor()), ("beta", beta.tensor()), ("running_mean", &running.mean), ("running_var", &running.var)]
-    {
+    for (name, tensor) in [
+        ("gamma", gamma.tensor()),
+        ("beta", beta.tensor()),
+        ("running_mean", &running.mean),
+        ("running_var", &running.var),
+    ] {
         check_shape(OP, name, tensor, &[c])?;
     }
     let rows = x.tensor().elems() / c;

@@ -63,7 +63,8 @@ pub fn conv2d(x: &Var, w: &Var, b: Option<&Var>, residual: Option<&Var>, window:
     let mut inputs = vec![x, w];
     inputs.extend(b);
     inputs.extend(residual);
-    let (x_node, w_node, b_node, residual_node) = (x.node(), w.node(), b.and_then(Var::node), residual.and_then(Var::node));
+    let (x_node, w_node, b_node, residual_node) =
+        (x.node(), w.node(), b.and_then(Var::node), residual.and_then(Var::node));
     let (x, w, b) = (x.tensor().clone(), w.tensor().clone(), b.map(|b| b.tensor().clone()));
     Var::record(OP, &inputs, y, move |dy, gradients| {
         let device = dy.device();

@@ -9,7 +9,12 @@ fn check(op: &'static str, logits: &Tensor, labels: &Tensor) -> Result<[usize; 2
     check_f32(op, &[("logits", logits)])?;
     let [n, classes] = matrix(op, "logits", logits)?;
     if labels.dtype() != DType::I32 || labels.device() != logits.device() {
-        return Err(Error::tensor(op, "`labels` of i32 on the device of `logits`", labels, "make them with Tensor::from_slice"));
+        return Err(Error::tensor(
+            op,
+            "`labels` of i32 on the device of `logits`",
+            labels,
+            "make them with Tensor::from_slice",
+        ));
     }
     check_shape(op, "labels", labels, &[n])?;
     Ok([n, classes])

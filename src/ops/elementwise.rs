@@ -253,7 +253,14 @@ fn cast_tensor(x: &Tensor, dtype: DType) -> Result<Tensor> {
             on_cpu!(device, "cast", { cpu::elementwise::bf16_to_f32(xs, ys) })?;
         }
         (from, to) if from == to => y.copy_from(x)?,
-        (from, to) => return Err(Error::tensor("cast", "f32 and bf16", format_args!("{from} to {to}"), "other conversions do not exist")),
+        (from, to) => {
+            return Err(Error::tensor(
+                "cast",
+                "f32 and bf16",
+                format_args!("{from} to {to}"),
+                "other conversions do not exist",
+            ));
+        }
     }
     Ok(y)
 }

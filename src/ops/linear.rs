@@ -34,7 +34,12 @@ pub fn linear(x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
     let [n, inputs] = matrix(OP, "x", x.tensor())?;
     let [outputs, w_inputs] = matrix(OP, "w", w.tensor())?;
     if inputs != w_inputs {
-        return Err(Error::shape(OP, format_args!("`w` of shape [out, {inputs}]"), format_args!("{:?}", w.shape()), "weights are [out, in]"));
+        return Err(Error::shape(
+            OP,
+            format_args!("`w` of shape [out, {inputs}]"),
+            format_args!("{:?}", w.shape()),
+            "weights are [out, in]",
+        ));
     }
     let mut tensors = vec![("x", x.tensor()), ("w", w.tensor())];
     tensors.extend(b.map(|b| ("b", b.tensor())));

@@ -68,12 +68,22 @@ fn check_shape(op: &'static str, name: &str, tensor: &Tensor, shape: &[usize]) -
     if tensor.shape() == shape {
         return Ok(());
     }
-    Err(Error::shape(op, format_args!("`{name}` of shape {shape:?}"), format_args!("{:?}", tensor.shape()), "check the layer's extents"))
+    Err(Error::shape(
+        op,
+        format_args!("`{name}` of shape {shape:?}"),
+        format_args!("{:?}", tensor.shape()),
+        "check the layer's extents",
+    ))
 }
 
 /// The two extents of a matrix.
 fn matrix(op: &'static str, name: &str, tensor: &Tensor) -> Result<[usize; 2]> {
     tensor.shape().try_into().map_err(|_| {
-        Error::shape(op, format_args!("`{name}` with 2 axes"), format_args!("{:?}", tensor.shape()), "reshape it to [rows, columns]")
+        Error::shape(
+            op,
+            format_args!("`{name}` with 2 axes"),
+            format_args!("{:?}", tensor.shape()),
+            "reshape it to [rows, columns]",
+        )
     })
 }

@@ -92,11 +92,21 @@ pub fn contrastive_loss(z: &Var, labels: &Tensor, kind: ContrastiveLoss) -> Resu
         [batch, dim] => (batch, 1, dim),
         [batch, views, dim] => (batch, views, dim),
         _ => {
-            return Err(Error::shape(OP, "`z` [batch, dim] or [batch, views, dim]", format_args!("{:?}", z.shape()), "reshape it"));
+            return Err(Error::shape(
+                OP,
+                "`z` [batch, dim] or [batch, views, dim]",
+                format_args!("{:?}", z.shape()),
+                "reshape it",
+            ));
         }
     };
     if labels.dtype() != DType::I32 || labels.shape() != [batch] {
-        return Err(Error::tensor(OP, format_args!("`labels` i32 [{batch}]"), labels, "pass one label per sample, not per view"));
+        return Err(Error::tensor(
+            OP,
+            format_args!("`labels` i32 [{batch}]"),
+            labels,
+            "pass one label per sample, not per view",
+        ));
     }
     let device = z.tensor().device();
     let loss = Tensor::empty(device, &[1], DType::F32)?;

@@ -105,7 +105,12 @@ fn monitored(name: &str, record: &EpochRecord) -> Result<f64> {
         _ => None,
     };
     value.ok_or_else(|| {
-        Error::argument("fit", "a metric that the run has", format_args!("`{name}`"), "monitor loss, accuracy, val_loss or val_accuracy, with validation data")
+        Error::argument(
+            "fit",
+            "a metric that the run has",
+            format_args!("`{name}`"),
+            "monitor loss, accuracy, val_loss or val_accuracy, with validation data",
+        )
     })
 }
 
@@ -201,14 +206,25 @@ impl Running {
         let clock = Instant::now();
         while p.step < steps && p.steps < limit {
             let Some(batch) = batches.next().transpose()? else {
-                return Err(Error::argument("fit", format_args!("{steps} batches per epoch"), p.step, "the loader ended early"));
+                return Err(Error::argument(
+                    "fit",
+                    format_args!("{steps} batches per epoch"),
+                    p.step,
+                    "the loader ended early",
+                ));
             };
             let (loss, correct) = step(session, fit, p.steps, &batch)?;
             let n = batch.indices.len() as u64;
             if !loss.is_finite() {
                 return Err(Error::NonFinite {
-                    what: format!("run `{}`: the loss became {loss} in epoch {}, step {}", fit.name, p.epoch + 1, p.step + 1),
-                    hint: "lower the learning rate, or check the images and labels; the last checkpoint is intact".into(),
+                    what: format!(
+                        "run `{}`: the loss became {loss} in epoch {}, step {}",
+                        fit.name,
+                        p.epoch + 1,
+                        p.step + 1
+                    ),
+                    hint: "lower the learning rate, or check the images and labels; the last checkpoint is intact"
+                        .into(),
                 });
             }
             p.loss_sum += f64::from(loss) * n as f64;

@@ -38,7 +38,8 @@ struct Inner {
 impl Loader {
     /// Batches of `set` after `pipeline`.
     pub fn new(device: &Device, set: ImageSet, plan: Batches, pipeline: Pipeline, seed: u64) -> Self {
-        let inner = Inner { set, plan, pipelines: vec![pipeline], pairing: Pairing::Paired, seed, device: device.clone() };
+        let inner =
+            Inner { set, plan, pipelines: vec![pipeline], pairing: Pairing::Paired, seed, device: device.clone() };
         Loader { inner: Arc::new(inner) }
     }
 
@@ -52,7 +53,8 @@ impl Loader {
         pairing: Pairing,
         seed: u64,
     ) -> Self {
-        let inner = Inner { set, plan, pipelines: vec![clean, noisy.with_branch(1)], pairing, seed, device: device.clone() };
+        let inner =
+            Inner { set, plan, pipelines: vec![clean, noisy.with_branch(1)], pairing, seed, device: device.clone() };
         Loader { inner: Arc::new(inner) }
     }
 

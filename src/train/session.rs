@@ -170,7 +170,13 @@ impl Session {
         }
         let file = TensorFile::open(&path)?;
         let state: State = serde_json::from_str(file.metadata("state")?).map_err(|e| {
-            Error::checkpoint(&path, "metadata `state`", "the state of a training session", e, "use an earlier checkpoint or train again")
+            Error::checkpoint(
+                &path,
+                "metadata `state`",
+                "the state of a training session",
+                e,
+                "use an earlier checkpoint or train again",
+            )
         })?;
         if state.procedure != procedure {
             return Err(Error::checkpoint(
