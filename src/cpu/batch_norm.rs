@@ -44,10 +44,23 @@ impl Layout {
     }
 }
 
+/// Rows that are added up before they touch the lanes: the lanes' loads and stores would otherwise set the pace.
+const GROUP: usize = 4;
+
 multiversion! {
-    /// `lanes += x`, row by row.
+    /// `lanes += x`, four rows at a time.
     fn add_rows(x: &[f32], lanes: &mut [f32]) {
-        for row in x.chunks(lanes.len()) {
+        let len = lanes.len();
+        let groups = x.chunks_exact(GROUP * len);
+        let rest = groups.remainder();
+        for group in groups {
+            let (a, b) = group.split_at(2 * len);
+            let ((a, b), (c, d)) = (a.split_at(len), b.split_at(len));
+            for i in 0..len {
+                lanes[i] += (a[i] + b[i]) + (c[i] + d[i]);
+            }
+        }
+        for row in rest.chunks(len) {
             for (sum, value) in lanes.iter_mut().zip(row) {
                 *sum += value;
             }
@@ -56,12 +69,24 @@ multiversion! {
 }
 
 multiversion! {
-    /// `lanes += (x - mean)²`, row by row.
+    /// `lanes += (x - mean)²`, four rows at a time.
     fn add_squares(x: &[f32], mean: &[f32], lanes: &mut [f32]) {
-        for row in x.chunks(lanes.len()) {
-            for ((sum, value), mean) in lanes.iter_mut().zip(row).zip(mean) {
-                let deviation = value - mean;
-                *sum += deviation * deviation;
+        let len = lanes.len();
+        let mean = &mean[..len];
+        let square = |value: f32, mean: f32| (value - mean) * (value - mean);
+        let groups = x.chunks_exact(GROUP * len);
+        let rest = groups.remainder();
+        for group in groups {
+            let (a, b) = group.split_at(2 * len);
+            let ((a, b), (c, d)) = (a.split_at(len), b.split_at(len));
+            for i in 0..len {
+                let m = mean[i];
+                lanes[i] += (square(a[i], m) + square(b[i], m)) + (square(c[i], m) + square(d[i], m));
+            }
+        }
+        for row in rest.chunks(len) {
+            for ((sum, &value), &mean) in lanes.iter_mut().zip(row).zip(mean) {
+                *sum += square(value, mean);
             }
         }
     }
@@ -312,28 +337,35 @@ fn check_tables(op: &'static str, c: usize, mean: &[f32], inv_std: &[f32], gamma
 }
 
 multiversion! {
-    /// `sum += g`, `sum_x += g * (x - mean)`, with `g = dy` where the ReLU let the value pass.
+    /// `sum += g`, `sum_x += g * (x - mean)`, with `g = dy` where the ReLU let the value pass; two rows at a time.
     fn reduce_rows(
         x: &[f32], dy: &[f32], mean: &[f32], scale: &[f32], beta: &[f32], relu: bool,
         sum: &mut [f32], sum_x: &mut [f32],
     ) {
         let lanes = mean.len();
-        for (x, dy) in x.chunks(lanes).zip(dy.chunks(lanes)) {
-            let len = x.len();
-            let (dy, mean, scale, beta) = (&dy[..len], &mean[..len], &scale[..len], &beta[..len]);
-            let (sum, sum_x) = (&mut sum[..len], &mut sum_x[..len]);
-            if relu {
-                for i in 0..len {
-                    let deviation = x[i] - mean[i];
-                    let g = if deviation * scale[i] + beta[i] > 0.0 { dy[i] } else { 0.0 };
-                    sum[i] += g;
-                    sum_x[i] += g * deviation;
-                }
-            } else {
-                for i in 0..len {
-                    sum[i] += dy[i];
-                    sum_x[i] += dy[i] * (x[i] - mean[i]);
-                }
+        let (scale, beta) = (&scale[..lanes], &beta[..lanes]);
+        let (sum, sum_x) = (&mut sum[..lanes], &mut sum_x[..lanes]);
+        let terms = |x: f32, dy: f32, i: usize| {
+            let deviation = x - mean[i];
+            let g = if !relu || deviation * scale[i] + beta[i] > 0.0 { dy } else { 0.0 };
+            (g, g * deviation)
+        };
+        let pairs = x.chunks_exact(2 * lanes).zip(dy.chunks_exact(2 * lanes));
+        for (x, dy) in pairs {
+            let ((x0, x1), (dy0, dy1)) = (x.split_at(lanes), dy.split_at(lanes));
+            for i in 0..lanes {
+                let (first, second) = (terms(x0[i], dy0[i], i), terms(x1[i], dy1[i], i));
+                sum[i] += first.0 + second.0;
+                sum_x[i] += first.1 + second.1;
+            }
+        }
+        let done = x.len() - x.len() % (2 * lanes);
+        for (x, dy) in x[done..].chunks(lanes).zip(dy[done..].chunks(lanes)) {
+            let dy = &dy[..x.len()];
+            for i in 0..x.len() {
+                let terms = terms(x[i], dy[i], i);
+                sum[i] += terms.0;
+                sum_x[i] += terms.1;
             }
         }
     }
