@@ -26,6 +26,9 @@ pub(crate) const KC: usize = 384;
 pub(crate) const LDA: usize = KC + 16;
 /// Rows of a block of A: `MC x KC` floats fill a fifth of a 1 MiB L2 cache.
 pub(crate) const MC: usize = 144;
+/// The largest tile of any instruction set.
+const MR_MAX: usize = 14;
+const NR_MAX: usize = 32;
 /// Work is cut into at least this many pieces (where the problem allows), whatever the number of threads.
 pub(crate) const PIECES: usize = 32;
 
@@ -332,6 +335,7 @@ struct Tile<'a> {
 #[inline(always)]
 unsafe fn tile<L: Lanes, const R: usize, const V: usize, const COLUMN_PANELS: bool>(t: &Tile) {
     let (row_step, depth_step) = if COLUMN_PANELS { (1, R) } else { (LDA, 1) };
+    let rows: &[usize; R] = t.rows.try_into().expect("one offset per row");
     // SAFETY: the function's contract covers every pointer below: packed A holds R rows of the runs' total length,
     // the panel of B holds V vectors at every depth of the runs, and C, bias and residual hold `cols` columns.
     unsafe {
@@ -354,44 +358,46 @@ unsafe fn tile<L: Lanes, const R: usize, const V: usize, const COLUMN_PANELS: bo
                 b = b.add(V * L::N);
             }
         }
-        if t.cols == V * L::N {
+        // The loops over the accumulators are simple enough to be unrolled: an accumulator that is indexed by a
+        // variable would live in memory, not in a register.
+        let plain = t.cols == V * L::N && t.bias.is_null() && t.residual.is_null();
+        if plain && !t.add {
             for i in 0..R {
                 for v in 0..V {
-                    let c = t.c.add(t.rows[i] + v * L::N);
-                    let mut sum = acc[i][v];
-                    if t.add {
-                        sum = L::load(c).add(sum);
-                    }
-                    if !t.bias.is_null() {
-                        sum = sum.add(L::load(t.bias.add(v * L::N)));
-                    }
-                    if !t.residual.is_null() {
-                        sum = sum.add(L::load(t.residual.add(t.rows[i] + v * L::N)));
-                    }
-                    sum.store(c);
+                    acc[i][v].store(t.c.add(rows[i] + v * L::N));
                 }
             }
-        } else {
-            // The last panel: only the columns that exist.
-            let mut line = [0.0f32; 32];
+            return;
+        }
+        if plain {
             for i in 0..R {
                 for v in 0..V {
-                    acc[i][v].store(line.as_mut_ptr().add(v * L::N));
+                    let c = t.c.add(rows[i] + v * L::N);
+                    L::load(c).add(acc[i][v]).store(c);
                 }
-                for j in 0..t.cols {
-                    let c = t.c.add(t.rows[i] + j);
-                    let mut sum = line[j];
-                    if t.add {
-                        sum += *c;
-                    }
-                    if !t.bias.is_null() {
-                        sum += *t.bias.add(j);
-                    }
-                    if !t.residual.is_null() {
-                        sum += *t.residual.add(t.rows[i] + j);
-                    }
-                    *c = sum;
+            }
+            return;
+        }
+        let mut sums = [0.0f32; MR_MAX * NR_MAX];
+        for i in 0..R {
+            for v in 0..V {
+                acc[i][v].store(sums.as_mut_ptr().add((i * V + v) * L::N));
+            }
+        }
+        for i in 0..R {
+            for j in 0..t.cols {
+                let c = t.c.add(rows[i] + j);
+                let mut sum = sums[i * V * L::N + j];
+                if t.add {
+                    sum += *c;
                 }
+                if !t.bias.is_null() {
+                    sum += *t.bias.add(j);
+                }
+                if !t.residual.is_null() {
+                    sum += *t.residual.add(rows[i] + j);
+                }
+                *c = sum;
             }
         }
     }
