@@ -13,7 +13,7 @@
 //!   use one class per residue and copy zeros for the padding.
 
 use crate::cpu::gemm::{
-    COLS, KC, LDA, MC, Output, PIECES, Panels, ROWS, Run, Shared, column_block, current_isa, even_parts, row_block,
+    COLS, KC, LDA, MC, Output, PIECES, Panels, ROWS, Run, Shared, column_block, compiled_for, current_isa, even_parts, row_block,
     with_shared,
 };
 use crate::error::{Error, Result, check_len};
@@ -266,21 +266,25 @@ impl Gather {
     }
 }
 
-/// `copy_from_slice` for short pieces: whole vectors inline instead of a call.
+/// `copy_from_slice`, inline for short pieces: whole vectors, the last one overlapping its neighbour.
 #[inline(always)]
 fn copy(to: &mut [f32], from: &[f32]) {
-    if to.len() > 256 {
+    let len = to.len();
+    if !(4..=256).contains(&len) {
         to.copy_from_slice(from);
         return;
     }
-    let (to_lines, to_rest) = to.as_chunks_mut::<16>();
-    let (from_lines, from_rest) = from.as_chunks::<16>();
+    let ((to_lines, to_rest), (from_lines, from_rest)) = (to.as_chunks_mut::<16>(), from.as_chunks::<16>());
     for (to, from) in to_lines.iter_mut().zip(from_lines) {
         *to = *from;
     }
-    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+    if to_rest.is_empty() {
+        return;
+    }
+    for (to, from) in to_rest.as_chunks_mut::<4>().0.iter_mut().zip(from_rest.as_chunks::<4>().0) {
         *to = *from;
     }
+    to[len - 4..].copy_from_slice(&from[len - 4..]);
 }
 
 /// Cuts a class's pieces into blocks of at most [`KC`] deep; at least one block, so that results without a tap are
@@ -334,14 +338,16 @@ fn gather_rows(gather: &Gather, s: usize, input: &[f32], panels: Panels, packed:
         ROWS.with_borrow_mut(|scratch| {
             let packed_rows = scratch.floats(pixels.len() * LDA);
             for (index, pieces) in depths.iter().enumerate() {
-                for (pixel, row) in pixels.iter().zip(packed_rows.chunks_exact_mut(LDA)) {
-                    let mut rest = row;
-                    for piece in pieces {
-                        let (to, after) = rest.split_at_mut(piece.len);
-                        gather.copy(input, pixel, piece, to);
-                        rest = after;
+                compiled_for(isa, || {
+                    for (pixel, row) in pixels.iter().zip(packed_rows.chunks_exact_mut(LDA)) {
+                        let mut rest = row;
+                        for piece in pieces {
+                            let (to, after) = rest.split_at_mut(piece.len);
+                            gather.copy(input, pixel, piece, to);
+                            rest = after;
+                        }
                     }
-                }
+                });
                 let runs: Vec<Run> = pieces.iter().map(|p| Run { start: p.start, len: p.len }).collect();
                 let (add, last) = (index > 0, index + 1 == depths.len());
                 // SAFETY: offsets are output pixels times `cols`, within the output (and residual) whose lengths the
@@ -511,8 +517,10 @@ pub fn wgrad(p: Conv2dProblem, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<
     }
 
     // Tiles of dw; where they are few, the pixels are split too, into partial sums.
-    let tile_rows = even_parts(k, MC / isa.mr() * isa.mr(), isa.mr());
+    // Narrow tiles are taller: their rows of dy are read in longer pieces, and x is packed less often.
     let tile_cols = even_parts(cols, WGRAD_COLS, isa.nr());
+    let tall = if tile_cols <= WGRAD_COLS / 2 { 2 * MC } else { MC };
+    let tile_rows = even_parts(k, tall / isa.mr() * isa.mr(), isa.mr());
     let (row_tiles, col_tiles) = (k.div_ceil(tile_rows), cols.div_ceil(tile_cols));
     let tiles = row_tiles * col_tiles;
     let splits = PIECES.div_ceil(tiles).min(PARTIAL_ELEMS / dw.len()).clamp(1, blocks.len().max(1));
@@ -527,13 +535,13 @@ pub fn wgrad(p: Conv2dProblem, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<
             let pieces: Vec<Piece> = class.pieces.iter().filter_map(|piece| piece.clip(&cols_range)).collect();
             ROWS.with_borrow_mut(|rows_scratch| {
                 let packed_rows = rows_scratch.floats(rows.len() * pixels.len());
-                pack_column_panels(packed_rows, dy, k, &rows, &pixels, isa.mr());
+                compiled_for(isa, || pack_column_panels(packed_rows, dy, k, &rows, &pixels, isa.mr()));
                 // Pieces that are neighbours in dw share their panels.
                 for run in pieces.chunk_by(|a, b| a.start + a.len == b.start) {
                     let panels = Panels { isa, depth: pixels.len(), cols: run.iter().map(|piece| piece.len).sum() };
                     COLS.with_borrow_mut(|cols_scratch| {
                         let packed = cols_scratch.floats(panels.elems());
-                        pack_windows(packed, panels, &gather, x, &pixels, run);
+                        compiled_for(isa, || pack_windows(packed, panels, &gather, x, &pixels, run));
                         let c = sums.get().wrapping_add(rows.start * cols + run[0].start);
                         // SAFETY: the run's columns and the tile's rows lie within dw (or a partial sum of its
                         // length), and a tile belongs to one task.
@@ -570,29 +578,29 @@ pub fn wgrad(p: Conv2dProblem, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<
 }
 
 /// Packs channels `rows` of `dy` for some pixels: panels of `mr` channels, `[panel][pixel][channel]`.
+#[inline(always)]
 fn pack_column_panels(packed: &mut [f32], dy: &[f32], k: usize, rows: &Range<usize>, pixels: &[Pixel], mr: usize) {
-    let mut rest = packed;
-    for first in rows.clone().step_by(mr) {
-        let width = mr.min(rows.end - first);
-        let (panel, after) = rest.split_at_mut(width * pixels.len());
-        rest = after;
-        let source = pixels.iter().map(|pixel| &dy[pixel.out * k + first..][..width]);
-        match width {
-            14 => copy_lines::<14>(panel, source),
-            6 => copy_lines::<6>(panel, source),
-            _ => panel.chunks_exact_mut(width).zip(source).for_each(|(to, from)| copy(to, from)),
+    for (m, pixel) in pixels.iter().enumerate() {
+        let row = &dy[pixel.out * k..][rows.clone()];
+        match mr {
+            14 => pack_column::<14>(packed, row, m, pixels.len()),
+            _ => pack_column::<6>(packed, row, m, pixels.len()),
         }
     }
 }
 
-/// Copies slices of `N` floats next to each other.
-fn copy_lines<'a, const N: usize>(to: &mut [f32], from: impl Iterator<Item = &'a [f32]>) {
-    for (to, from) in to.as_chunks_mut::<N>().0.iter_mut().zip(from) {
-        to.copy_from_slice(&from[..N]);
+/// Writes one pixel's channels into panels of `MR` channels.
+#[inline(always)]
+fn pack_column<const MR: usize>(packed: &mut [f32], row: &[f32], m: usize, pixels: usize) {
+    let (full, rest) = row.as_chunks::<MR>();
+    for (panel, from) in full.iter().enumerate() {
+        packed[(panel * pixels + m) * MR..][..MR].copy_from_slice(from);
     }
+    packed[full.len() * MR * pixels + m * rest.len()..][..rest.len()].copy_from_slice(rest);
 }
 
 /// Packs neighbouring pieces of the pixels' windows as panels of B, one row per pixel.
+#[inline(always)]
 fn pack_windows(packed: &mut [f32], panels: Panels, gather: &Gather, x: &[f32], pixels: &[Pixel], run: &[Piece]) {
     let nr = panels.isa.nr();
     for (row, pixel) in pixels.iter().enumerate() {
