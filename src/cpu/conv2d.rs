@@ -13,8 +13,8 @@
 //!   use one class per residue and copy zeros for the padding.
 
 use crate::cpu::gemm::{
-    COLS, KC, LDA, MC, Output, PIECES, Panels, ROWS, Run, Shared, column_block, compiled_for, current_isa, even_parts, row_block,
-    with_shared,
+    COLS, KC, LDA, MC, Output, PIECES, Panels, ROWS, Run, Shared, column_block, compiled_for, current_isa, even_parts,
+    row_block, with_shared,
 };
 use crate::error::{Error, Result, check_len};
 use crate::problem::{Conv2dProblem, Window};
@@ -23,6 +23,8 @@ use std::ops::Range;
 
 /// Batches from this size on leave padded taps out.
 const EXACT_BATCH: usize = 16;
+/// Up to this many input channels dgrad multiplies first and scatters then: its product would have too few columns.
+const NARROW: usize = 8;
 /// Columns of dw that one wgrad task computes at most.
 const WGRAD_COLS: usize = 512;
 /// Floats of partial sums that wgrad may keep: 16 MiB.
@@ -160,8 +162,7 @@ struct Gather {
 
 impl Gather {
     /// fprop and wgrad gather windows of `x` for every output pixel.
-    fn fprop(p: &Conv2dProblem) -> Gather {
-        let exact = p.n as usize >= EXACT_BATCH;
+    fn fprop(p: &Conv2dProblem, exact: bool) -> Gather {
         Gather {
             batch: p.n as usize,
             h: Axis::fprop([p.p, p.h, p.r], p.stride_h, p.pad_top, p.dilation_h, exact),
@@ -240,28 +241,37 @@ impl Gather {
         }
     }
 
+    /// The part of a piece that lies inside the image: which floats of the piece, and where they are in the input.
+    #[inline(always)]
+    fn inside(&self, pixel: &Pixel, piece: &Piece, len: usize) -> (Range<usize>, usize) {
+        let line = self.line_elems() as isize;
+        if !(0..self.h.input as isize).contains(&(pixel.line + piece.line)) {
+            return (0..0, 0);
+        }
+        let from = pixel.from + piece.from;
+        let begin = (-from).clamp(0, len as isize);
+        let end = (line - from).clamp(begin, len as isize);
+        if begin == end {
+            return (0..0, 0);
+        }
+        let input = pixel.base as isize + piece.line * line + piece.from + begin;
+        (begin as usize..end as usize, input as usize)
+    }
+
     /// Copies one piece of one pixel's row to `to`, zeros where it lies outside the image.
     #[inline(always)]
     fn copy(&self, input: &[f32], pixel: &Pixel, piece: &Piece, to: &mut [f32]) {
-        let line = self.line_elems() as isize;
-        let origin = pixel.base as isize + piece.line * line + piece.from;
         if self.exact {
-            copy(to, &input[origin as usize..][..to.len()]);
+            let from = pixel.base as isize + piece.line * self.line_elems() as isize + piece.from;
+            copy(to, &input[from as usize..][..to.len()]);
             return;
         }
-        let from = pixel.from + piece.from;
-        if !(0..self.h.input as isize).contains(&(pixel.line + piece.line)) {
-            to.fill(0.0);
-            return;
-        }
-        let len = to.len() as isize;
-        let begin = (-from).clamp(0, len);
-        let end = (line - from).clamp(begin, len);
-        let (before, after) = (begin as usize, end as usize);
-        to[..before].fill(0.0);
-        to[after..].fill(0.0);
-        if before < after {
-            copy(&mut to[before..after], &input[(origin + begin) as usize..][..after - before]);
+        let (part, from) = self.inside(pixel, piece, to.len());
+        to[..part.start].fill(0.0);
+        to[part.end..].fill(0.0);
+        if !part.is_empty() {
+            let len = part.len();
+            copy(&mut to[part], &input[from..][..len]);
         }
     }
 }
@@ -427,7 +437,7 @@ pub fn fprop(
     let out = Output { c: Shared(y.as_mut_ptr()), bias, residual };
     with_shared(panels.elems(), |packed| {
         panels.pack(w, |depth| depth, p.gemm_k(), packed);
-        gather_rows(&Gather::fprop(&p), p.s as usize, x, panels, packed, &out);
+        gather_rows(&Gather::fprop(&p, p.n as usize >= EXACT_BATCH), p.s as usize, x, panels, packed, &out);
     });
     Ok(())
 }
@@ -462,6 +472,10 @@ pub fn dgrad(p: Conv2dProblem, w: &[f32], dy: &[f32], dx: &mut [f32]) -> Result<
     check_len(OP, "w", w.len(), p.w_elems())?;
     check_len(OP, "dy", dy.len(), p.y_elems())?;
     check_len(OP, "dx", dx.len(), p.x_elems())?;
+    if p.c as usize <= NARROW && p.r as usize * p.s as usize > 1 {
+        dgrad_narrow(&p, w, dy, dx);
+        return Ok(());
+    }
     let (k, c, taps) = (p.k as usize, p.c as usize, p.r as usize * p.s as usize);
     let panels = Panels { isa: current_isa(), depth: taps * k, cols: c };
     let out = Output { c: Shared(dx.as_mut_ptr()), bias: None, residual: None };
@@ -471,6 +485,61 @@ pub fn dgrad(p: Conv2dProblem, w: &[f32], dy: &[f32], dx: &mut [f32]) -> Result<
         gather_rows(&Gather::dgrad(&p), p.s as usize, dy, panels, packed, &out);
     });
     Ok(())
+}
+
+/// dgrad for few input channels (the stem's three): `dy` times the filters gives every pixel's whole window of
+/// `r·s·c` numbers, which are added to the image. A task owns an image, so the order of the additions is fixed.
+fn dgrad_narrow(p: &Conv2dProblem, w: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let isa = current_isa();
+    let (k, window) = (p.k as usize, p.gemm_k());
+    let gather = Gather::fprop(p, false);
+    // Padded and with step 1 along both outputs: one class that holds every pixel.
+    let class = &gather.classes(p.s as usize)[0];
+    let image_pixels = p.p as usize * p.q as usize;
+    let panels = Panels { isa, depth: k, cols: window };
+    let rows_step = even_parts(image_pixels, MC / isa.mr() * isa.mr(), isa.mr());
+    let depth_step = even_parts(k, KC, 1);
+    with_shared(panels.elems(), |packed| {
+        panels.pack(w, |depth| depth * window, 1, packed);
+        let packed = &*packed;
+        let images = dx.par_chunks_mut(p.h as usize * p.w as usize * p.c as usize);
+        images.zip(dy.par_chunks(image_pixels * k)).with_max_len(1).for_each(|(dx, dy)| {
+            dx.fill(0.0);
+            for first in (0..image_pixels).step_by(rows_step) {
+                let pixels = first..image_pixels.min(first + rows_step);
+                let offsets: Vec<usize> = (0..pixels.len()).map(|row| row * window).collect();
+                ROWS.with_borrow_mut(|rows_scratch| {
+                    COLS.with_borrow_mut(|cols_scratch| {
+                        let packed_rows = rows_scratch.floats(pixels.len() * LDA);
+                        let windows = cols_scratch.floats(pixels.len() * window);
+                        let out = Output { c: Shared(windows.as_mut_ptr()), bias: None, residual: None };
+                        for start in (0..k).step_by(depth_step) {
+                            let len = depth_step.min(k - start);
+                            for (pixel, row) in pixels.clone().zip(packed_rows.chunks_exact_mut(LDA)) {
+                                row[..len].copy_from_slice(&dy[pixel * k + start..][..len]);
+                            }
+                            let runs = [Run { start, len }];
+                            let which = 0..panels.count();
+                            // SAFETY: `windows` belongs to this task and holds a window for every offset.
+                            unsafe {
+                                row_block(panels, packed_rows, &runs, packed, which, &offsets, &out, start > 0, true)
+                            }
+                        }
+                        for (m, windows) in pixels.zip(windows.chunks_exact(window)) {
+                            let pixel = gather.pixel(class, m);
+                            for piece in &class.pieces {
+                                let (part, at) = gather.inside(&pixel, piece, piece.len);
+                                let from = &windows[piece.start..][part];
+                                for (dx, from) in dx[at..].iter_mut().zip(from) {
+                                    *dx += from;
+                                }
+                            }
+                        }
+                    });
+                });
+            }
+        });
+    });
 }
 
 /// Gradient to the filters: `dw[k,r,s,c] += sum_{n,p,q} dy[n,p,q,k] · x[n, p·stride + r·dilation - pad, q·…, c]`.
@@ -505,7 +574,7 @@ pub fn wgrad(p: Conv2dProblem, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<
     check_len(OP, "dw", dw.len(), p.w_elems())?;
     let isa = current_isa();
     let (k, cols) = (p.k as usize, p.gemm_k());
-    let gather = Gather::fprop(&p);
+    let gather = Gather::fprop(&p, p.n as usize >= EXACT_BATCH);
     let classes = gather.classes(p.s as usize);
 
     // Blocks of at most KC pixels, the depth of this product.
