@@ -39,28 +39,21 @@ fn max_window(taps: &[Tap], padding: f32, picture: &[f32], y: &mut [f32], argmax
     let c = y.len();
     let whole = c - c % TILE;
     for tile in (0..whole).step_by(TILE) {
-        let (mut best, mut place) = ([f32::NEG_INFINITY; TILE], [0u32; TILE]);
-        for (i, &(number, pixel)) in taps.iter().enumerate() {
-            let first = i == 0;
-            match pixel {
-                Some(pixel) => {
-                    let x: &[f32; TILE] = picture[pixel + tile..][..TILE].try_into().expect("TILE channels");
-                    for l in 0..TILE {
-                        let wins = first | (x[l] > best[l]) | x[l].is_nan();
-                        best[l] = if wins { x[l] } else { best[l] };
-                        place[l] = if wins { u32::from(number) } else { place[l] };
-                    }
-                }
-                None => {
-                    for l in 0..TILE {
-                        let wins = first | (padding > best[l]);
-                        best[l] = if wins { padding } else { best[l] };
-                        place[l] = if wins { u32::from(PADDING) } else { place[l] };
-                    }
-                }
-            }
+        let value = |pixel: Option<usize>| -> [f32; TILE] {
+            pixel.map_or([padding; TILE], |pixel| picture[pixel + tile..][..TILE].try_into().expect("TILE channels"))
+        };
+        let number = |(number, pixel): Tap| if pixel.is_some() { u32::from(number) } else { u32::from(PADDING) };
+        let (mut best, mut place) = (value(taps[0].1), [number(taps[0]); TILE]);
+        for &tap in &taps[1..] {
+            let (x, number) = (value(tap.1), number(tap));
+            // Whole arrays are replaced, so that they stay in registers.
+            let wins: [bool; TILE] = std::array::from_fn(|l| (x[l] > best[l]) | x[l].is_nan());
+            best = std::array::from_fn(|l| if wins[l] { x[l] } else { best[l] });
+            place = std::array::from_fn(|l| if wins[l] { number } else { place[l] });
         }
-        y[tile..tile + TILE].copy_from_slice(&best);
+        for (y, best) in y[tile..tile + TILE].iter_mut().zip(best) {
+            *y = best;
+        }
         if !argmax.is_empty() {
             for (argmax, place) in argmax[tile..tile + TILE].iter_mut().zip(place) {
                 *argmax = place as u8;

@@ -62,6 +62,23 @@ fn statistics_survive_a_large_mean() {
 }
 
 #[test]
+fn statistics_survive_first_rows_unlike_the_rest() {
+    // Pivots are means of the first rows of a chunk: give those rows, and single outliers, another size.
+    for (rows, c) in [(512, 64), (5_003, 7), (40, 2048)] {
+        for special in [1, 8, 64] {
+            let mut x = random(rows * c, 9);
+            x[..(special * c).min(rows * c)].iter_mut().for_each(|x| *x += 1000.0);
+            let (mut mean, mut var) = (vec![0.0; c], vec![0.0; c]);
+            batch_norm::statistics(rows, c, &x, &mut mean, &mut var).unwrap();
+            let (want_mean, want_var) = oracle::statistics(rows, c, &widen(&x));
+            // Float32 numbers near 1000 carry 3e-5 of rounding; where all rows are special the variance is 0.3.
+            assert_close("mean", &(rows, c, special), &[c], &mean, &want_mean, 1e-4, 1e-6);
+            assert_close("var", &(rows, c, special), &[c], &var, &want_var, 1e-5, 4e-6);
+        }
+    }
+}
+
+#[test]
 fn normalize_matches_the_oracle() {
     for problem @ (rows, c, _) in PROBLEMS {
         for relu in [false, true] {
@@ -214,6 +231,9 @@ fn non_finite_inputs_stay_visible() {
     let mut y = [0.0; 2];
     batch_norm::normalize(2, 1, &[f32::NAN, 1.0], &[0.0], &[1.0], &[1.0], &[0.0], true, &mut y).unwrap();
     assert!(y[0].is_nan());
+    let (mut mean, mut var) = ([0.0], [0.0]);
+    batch_norm::statistics(2, 1, &[f32::NAN, 1.0], &mut mean, &mut var).unwrap();
+    assert!(mean[0].is_nan() && var[0].is_nan());
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn adam_follows_its_formula() {
     let (mut m, mut v) = (vec![0.0; GRADS], vec![0.0; GRADS]);
     let (untouched, mut want) = (w.clone(), widen(&w));
     let (mut want_m, mut want_v) = (vec![0.0; GRADS], vec![0.0; GRADS]);
-    let [lr, b1, b2, eps] = [0.01f32, 0.9, 0.99, 1e-3].map(f64::from);
+    let ([lr, eps], b1, b2) = ([0.01f32, 1e-3].map(f64::from), 0.9f64, 0.99f64);
     for t in 1..=5 {
         let g = random(GRADS, 10 + t);
         adam::step(&settings, t, &spans(), &mut w, &g, &mut m, &mut v).unwrap();
