@@ -19,6 +19,7 @@ use crate::cpu::gemm::{
 use crate::error::{Error, Result, check_len};
 use crate::problem::{Conv2dProblem, Window};
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Batches from this size on leave padded taps out.
@@ -220,6 +221,16 @@ impl Gather {
             }
         }
         classes
+    }
+
+    /// The rows of B that some class uses: a tap that hits only padding everywhere need not be packed.
+    fn used(&self, s: usize) -> Vec<Run> {
+        let taps = |axis: &Axis| -> BTreeSet<usize> {
+            axis.spans.iter().flat_map(|span| span.taps.iter().map(|tap| tap.index)).collect()
+        };
+        let (rows, cols) = (taps(&self.h), taps(&self.w));
+        let run = |row: usize, col: usize| Run { start: (row * s + col) * self.channels, len: self.channels };
+        rows.iter().flat_map(|&row| cols.iter().map(move |&col| run(row, col))).collect()
     }
 
     /// Number of pixels of a class.
@@ -436,8 +447,9 @@ pub fn fprop(
     let panels = Panels { isa: current_isa(), depth: p.gemm_k(), cols: p.k as usize };
     let out = Output { c: Shared(y.as_mut_ptr()), bias, residual };
     with_shared(panels.elems(), |packed| {
-        panels.pack(w, |depth| depth, p.gemm_k(), packed);
-        gather_rows(&Gather::fprop(&p, p.n as usize >= EXACT_BATCH), p.s as usize, x, panels, packed, &out);
+        let gather = Gather::fprop(&p, p.n as usize >= EXACT_BATCH);
+        panels.pack_transposed(w, &gather.used(p.s as usize), p.gemm_k(), packed);
+        gather_rows(&gather, p.s as usize, x, panels, packed, &out);
     });
     Ok(())
 }
@@ -481,8 +493,9 @@ pub fn dgrad(p: Conv2dProblem, w: &[f32], dy: &[f32], dx: &mut [f32]) -> Result<
     let out = Output { c: Shared(dx.as_mut_ptr()), bias: None, residual: None };
     with_shared(panels.elems(), |packed| {
         // B's depth runs over taps, then output channels: filter k's tap is `c` neighbouring floats.
-        panels.pack(w, |depth| (depth % k * taps + depth / k) * c, 1, packed);
-        gather_rows(&Gather::dgrad(&p), p.s as usize, dy, panels, packed, &out);
+        let gather = Gather::dgrad(&p);
+        panels.pack(w, &gather.used(p.s as usize), |depth| (depth % k * taps + depth / k) * c, 1, packed);
+        gather_rows(&gather, p.s as usize, dy, panels, packed, &out);
     });
     Ok(())
 }
@@ -500,7 +513,7 @@ fn dgrad_narrow(p: &Conv2dProblem, w: &[f32], dy: &[f32], dx: &mut [f32]) {
     let rows_step = even_parts(image_pixels, MC / isa.mr() * isa.mr(), isa.mr());
     let depth_step = even_parts(k, KC, 1);
     with_shared(panels.elems(), |packed| {
-        panels.pack(w, |depth| depth * window, 1, packed);
+        panels.pack(w, &[Run { start: 0, len: k }], |depth| depth * window, 1, packed);
         let packed = &*packed;
         let images = dx.par_chunks_mut(p.h as usize * p.w as usize * p.c as usize);
         images.zip(dy.par_chunks(image_pixels * k)).with_max_len(1).for_each(|(dx, dy)| {

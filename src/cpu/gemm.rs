@@ -563,29 +563,60 @@ impl Panels {
         self.count() * self.isa.nr() * self.depth
     }
 
-    /// Packs B, whose row `k` begins at `b[row(k)]` and whose columns are `col_stride` apart.
-    pub fn pack(self, b: &[f32], row: impl Fn(usize) -> usize + Sync, col_stride: usize, packed: &mut [f32]) {
+    /// Packs the rows of B that `runs` names; row `k` begins at `b[row(k)]` and its columns are `col_stride` apart.
+    pub fn pack(
+        self,
+        b: &[f32],
+        runs: &[Run],
+        row: impl Fn(usize) -> usize + Sync,
+        col_stride: usize,
+        packed: &mut [f32],
+    ) {
+        self.pack_panels(runs, packed, |first, valid, start, lines, width| {
+            for (k, line) in lines.chunks_exact_mut(width).enumerate() {
+                let from = &b[row(start + k) + first * col_stride..];
+                if col_stride == 1 {
+                    line[..valid].copy_from_slice(&from[..valid]);
+                } else {
+                    for j in 0..valid {
+                        line[j] = from[j * col_stride];
+                    }
+                }
+            }
+        });
+    }
+
+    /// As [`Panels::pack`] for a B whose rows are neighbours in memory: element `(k, j)` is `b[k + j * col_stride]`.
+    pub fn pack_transposed(self, b: &[f32], runs: &[Run], col_stride: usize, packed: &mut [f32]) {
+        self.pack_panels(runs, packed, |first, valid, start, lines, width| {
+            // Sixteen rows at a time: reads whole cache lines, writes to few.
+            for (block, lines) in lines.chunks_mut(16 * width).enumerate() {
+                for j in 0..valid {
+                    let from = &b[start + 16 * block + (first + j) * col_stride..][..lines.len() / width];
+                    for (line, &from) in lines[j..].iter_mut().step_by(width).zip(from) {
+                        *line = from;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Calls `fill(first column, existing columns, first row, lines, width)` for every panel and run, in parallel,
+    /// and sets the columns that do not exist to zero.
+    fn pack_panels(
+        self,
+        runs: &[Run],
+        packed: &mut [f32],
+        fill: impl Fn(usize, usize, usize, &mut [f32], usize) + Sync,
+    ) {
         let panel_elems = (self.isa.nr() * self.depth).max(1);
         packed[..self.elems()].par_chunks_mut(panel_elems).enumerate().for_each(|(j, panel)| {
             let (width, valid) = (self.width(j), self.valid(j));
-            let first = j * self.isa.nr() * col_stride;
-            if col_stride == 1 {
-                for (k, line) in panel.chunks_exact_mut(width).take(self.depth).enumerate() {
-                    let from = first + row(k);
-                    line[..valid].copy_from_slice(&b[from..from + valid]);
+            for run in runs {
+                let lines = &mut panel[run.start * width..][..run.len * width];
+                compiled_for(self.isa, || fill(j * self.isa.nr(), valid, run.start, lines, width));
+                for line in lines.chunks_exact_mut(width) {
                     line[valid..].fill(0.0);
-                }
-            } else {
-                // A transposition, 16 rows at a time: reads whole cache lines where rows are neighbours in memory.
-                for (block, lines) in panel[..self.depth * width].chunks_mut(16 * width).enumerate() {
-                    for j in 0..valid {
-                        for (k, line) in lines.chunks_exact_mut(width).enumerate() {
-                            line[j] = b[first + j * col_stride + row(16 * block + k)];
-                        }
-                    }
-                    for line in lines.chunks_exact_mut(width) {
-                        line[valid..].fill(0.0);
-                    }
                 }
             }
         });
@@ -787,8 +818,11 @@ pub fn gemm(
             let panels = Panels { isa, depth: depth_limit.min(k - deep), cols: cols_limit.min(n - col) };
             let origin = deep * b.row_stride + col * b.col_stride;
             with_shared(panels.elems(), |packed| {
-                if panels.depth > 0 {
-                    panels.pack(&b.data[origin..], |k| k * b.row_stride, b.col_stride, packed);
+                let all = [Run { start: 0, len: panels.depth }];
+                match (panels.depth, b.row_stride) {
+                    (0, _) => {}
+                    (_, 1) => panels.pack_transposed(&b.data[origin..], &all, b.col_stride, packed),
+                    _ => panels.pack(&b.data[origin..], &all, |k| k * b.row_stride, b.col_stride, packed),
                 }
                 let rows = even_parts(m, MC / isa.mr() * isa.mr(), isa.mr());
                 let blocks = m.div_ceil(rows);
@@ -805,8 +839,13 @@ pub fn gemm(
                         for start in (0..panels.depth.max(1)).step_by(step) {
                             let len = step.min(panels.depth - start);
                             for (i, line) in packed_a.chunks_exact_mut(LDA).enumerate() {
+                                let origin = (row + i) * a.row_stride + (deep + start) * a.col_stride;
+                                if a.col_stride == 1 {
+                                    line[..len].copy_from_slice(&a.data[origin..][..len]);
+                                    continue;
+                                }
                                 for (kk, to) in line[..len].iter_mut().enumerate() {
-                                    *to = a.data[(row + i) * a.row_stride + (deep + start + kk) * a.col_stride];
+                                    *to = a.data[origin + kk * a.col_stride];
                                 }
                             }
                             let add = accumulate || deep > 0 || start > 0;
