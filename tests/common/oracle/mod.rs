@@ -1,0 +1,3 @@
+//! Naive oracles, one module per op.
+
+pub mod augment;
