@@ -101,7 +101,8 @@ fn constant_images_stay_constant() {
 
 #[test]
 fn colours_follow_the_hexcone() {
-    let pixel = |rgb: [u8; 3], op: &dyn Fn(&[u8], &mut [u8]) -> warpsmith::Result<()>| run(1, 1, &rgb, op);
+    type Op<'a> = &'a dyn Fn(&[u8], &mut [u8]) -> warpsmith::Result<()>;
+    let pixel = |rgb: [u8; 3], op: Op<'_>| run(1, 1, &rgb, op);
     // Black gets brighter as gray; saturation of gray with b > 0 has hue 0, red.
     assert_eq!(pixel([0, 0, 0], &|x, y| brightness(x, 1, 1, 0.3, y)), [76, 76, 76]);
     assert_eq!(pixel([100, 100, 100], &|x, y| saturate(x, 1, 1, 2.5, 0.2, y)), [100, 80, 80]);
