@@ -13,6 +13,7 @@ use warpsmith::data::{Cifar10C, ImageSet, synthetic};
 use warpsmith::device::Device;
 use warpsmith::nn::{Forward, Params, ParamsBuilder};
 use warpsmith::tensor::Tensor;
+use warpsmith::train::plot::Image;
 use warpsmith::train::robustness::evaluate;
 use warpsmith::train::{CorruptionSource, EpochRecord, Observer, Robustness, Session, StepReport};
 
@@ -116,6 +117,15 @@ impl Bench {
     }
 }
 
+/// The heat map, after a copy for whoever wants to look.
+fn keep(result: &Robustness, name: &str) -> Image {
+    let picture = result.heat_map().unwrap();
+    if let Ok(dir) = std::env::var("WARPSMITH_PICTURES") {
+        picture.write_png(Path::new(&dir).join(format!("{name}.png"))).unwrap();
+    }
+    picture
+}
+
 fn assert_near(got: f64, want: f64) {
     assert!((got - want).abs() < 1e-12, "got {got}, want {want}");
 }
@@ -158,10 +168,9 @@ fn the_whole_folder() {
     assert_eq!(messages.len(), 19);
     assert_eq!(messages[9], "CIFAR-10-C 10/19 fog: 90.0 80.0 70.0 60.0 50.0 %");
 
-    let picture = result.heat_map().unwrap();
-    if let Ok(dir) = std::env::var("WARPSMITH_PICTURES") {
-        picture.write_png(Path::new(&dir).join("robustness.png")).unwrap();
-    }
+    let means = "mean over all severities 52.1, severity 5 only 32.1, 15 benchmark corruptions 52.0\n";
+    assert!(result.table().ends_with(means), "{}", result.table());
+    let picture = keep(&result, "robustness");
     // 19 rows of 30 pixels with a title above.
     assert!(picture.height() > 19 * 30 && picture.height() < 19 * 30 + 120, "{}", picture.height());
 }
@@ -183,10 +192,10 @@ fn missing_corruptions_are_named_and_left_out_of_the_means() {
         result.table(),
         "\
 CIFAR-10-C: accuracy in %, 10 images per corruption and severity
-severity             1      2      3      4      5    mean
-fog               90.0   80.0   70.0   60.0   50.0    70.0
-saturate          60.0   50.0   40.0   30.0   20.0    40.0
-mean              75.0   65.0   55.0   45.0   35.0    55.0
+severity      1      2      3      4      5    mean
+fog        90.0   80.0   70.0   60.0   50.0    70.0
+saturate   60.0   50.0   40.0   30.0   20.0    40.0
+mean       75.0   65.0   55.0   45.0   35.0    55.0
 mean over all severities 55.0, severity 5 only 35.0
 missing (17 of 19): gaussian_noise, shot_noise, impulse_noise, defocus_blur, glass_blur, motion_blur, zoom_blur, \
 snow, frost, brightness, contrast, elastic_transform, pixelate, jpeg_compression, speckle_noise, gaussian_blur, spatter
@@ -283,6 +292,9 @@ fn evaluation_of_the_generated_subset() {
     assert_near(result.mean_severity_5.unwrap(), 6.1 / 7.0);
     assert_eq!((result.mean_benchmark, result.missing.len()), (None, 12));
     assert_eq!(bench.messages()[2], "generated subset 3/7 brightness: 100.0 10.0 10.0 10.0 10.0 %");
+    // Seven rows of 30 pixels, and no taller for the 12 that are missing.
+    let picture = keep(&result, "robustness_generated");
+    assert!(picture.height() > 7 * 30 && picture.height() < 7 * 30 + 120, "{}", picture.height());
     let table = result.table();
     for part in [
         "generated subset: accuracy in %, 10 images per corruption and severity\n",
