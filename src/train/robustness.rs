@@ -325,11 +325,11 @@ impl Robustness {
         }
         let total = corruptions().count();
         if names.len() < total {
-            let _ = write!(title, ", {} of {total} corruptions", names.len());
+            let _ = write!(title, " ({} of {total})", names.len());
         }
-        let _ = write!(title, ": accuracy {} %", percent(Some(self.mean_all)));
+        let _ = write!(title, ": mean accuracy {} %", percent(Some(self.mean_all)));
         if self.mean_severity_5.is_some() {
-            let _ = write!(title, ", at severity 5 {} %", percent(self.mean_severity_5));
+            let _ = write!(title, ", severity 5: {} %", percent(self.mean_severity_5));
         }
         let columns = ["severity 1", "severity 2", "severity 3", "severity 4", "severity 5"];
         heat_map(&title, &names, &columns, &values, (0.0, 100.0), "%")
