@@ -48,8 +48,8 @@ impl Playback {
 fn adam_config(case: &Case, eps: &str) -> Fallible<AdamConfig> {
     Ok(AdamConfig {
         learning_rate: case.number("learning_rate")? as f32,
-        beta_1: case.number("beta_1")? as f32,
-        beta_2: case.number("beta_2")? as f32,
+        beta_1: case.number("beta_1")?,
+        beta_2: case.number("beta_2")?,
         eps: case.number(eps)? as f32,
     })
 }
