@@ -194,8 +194,9 @@ impl Tensor {
         let range = self.byte_range();
         debug_assert!(range.end <= self.storage.bytes);
         let mut borrows = lock(&self.storage.borrows);
-        let clash =
-            borrows.iter().find(|b| (write || b.write) && b.range.start < range.end && range.start < b.range.end);
+        // An empty window overlaps nothing, wherever it starts.
+        let overlaps = |b: &Borrow| range.start.max(b.range.start) < range.end.min(b.range.end);
+        let clash = borrows.iter().find(|b| (write || b.write) && overlaps(b));
         if let Some(clash) = clash {
             return Err(Error::tensor(
                 if write { "Tensor::write" } else { "Tensor::read" },
