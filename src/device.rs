@@ -226,6 +226,8 @@ struct PoolState {
 }
 
 impl Pool {
+    // Only CPU devices exist so far.
+    #[cfg_attr(not(feature = "cpu"), allow(dead_code))]
     fn new(cached: bool) -> Pool {
         let stats = MemoryStats { in_use_bytes: 0, peak_bytes: 0, reserved_bytes: 0, system_allocations: 0 };
         Pool { cached, state: Mutex::new(PoolState { free: BTreeMap::new(), stats }) }

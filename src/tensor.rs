@@ -305,10 +305,10 @@ impl Tensor {
             return Err(Error::tensor("Tensor::copy_from", self, source, "shape, type and device must be equal"));
         }
         match self.dtype {
-            DType::F32 => self.write::<f32>()?.copy_from_slice(&*source.read()?),
-            DType::Bf16 => self.write::<half::bf16>()?.copy_from_slice(&*source.read()?),
-            DType::I32 => self.write::<i32>()?.copy_from_slice(&*source.read()?),
-            DType::U8 => self.write::<u8>()?.copy_from_slice(&*source.read()?),
+            DType::F32 => self.write::<f32>()?.copy_from_slice(&source.read()?),
+            DType::Bf16 => self.write::<half::bf16>()?.copy_from_slice(&source.read()?),
+            DType::I32 => self.write::<i32>()?.copy_from_slice(&source.read()?),
+            DType::U8 => self.write::<u8>()?.copy_from_slice(&source.read()?),
         }
         Ok(())
     }

@@ -150,6 +150,20 @@ fn backward_frees_activations_as_it_walks() {
 }
 
 #[test]
+fn a_whole_step_runs_on_the_threads_of_the_device() {
+    let device = Device::cpu_with_threads(2).unwrap();
+    let step = || {
+        let tape = Tape::new();
+        let x = tape.leaf(f32s(&device, &[4, 6, 6, 3], &random(432, 1)));
+        let w = tape.leaf(f32s(&device, &[5, 3, 3, 3], &random(135, 2)));
+        let y = ops::relu(&ops::conv2d(&x, &w, None, None, Window::square(1, 1)).unwrap()).unwrap();
+        let gradients = ops::sum(&y).unwrap().backward().unwrap();
+        [&x, &w].map(|v| bits(gradients.get(v).unwrap()))
+    };
+    assert_eq!(step(), device.run(step));
+}
+
+#[test]
 fn misuse_is_an_error() {
     let device = device();
     let tape = Tape::new();

@@ -420,6 +420,31 @@ fn cross_entropy() {
 }
 
 #[test]
+fn companions_of_cross_entropy() {
+    let device = device();
+    let z: Vec<f32> = random(12, 1).iter().map(|v| 3.0 * v).collect();
+    let z = f32s(&device, &[4, 3], &z);
+    let labels = i32s(&device, &[0, 2, 1, 1]);
+    let (mut terms, mut probabilities) = (Vec::new(), Vec::new());
+    for (row, &label) in z.to_vec::<f32>().unwrap().chunks(3).zip(&labels.to_vec::<i32>().unwrap()) {
+        let total: f64 = row.iter().map(|&v| f64::from(v).exp()).sum();
+        terms.push(total.ln() - f64::from(row[label as usize]));
+        probabilities.extend(row.iter().map(|&v| f64::from(v).exp() / total));
+    }
+    let got = ops::cross_entropy_per_sample(&z, &labels).unwrap().to_vec::<f32>().unwrap();
+    assert_close("cross_entropy_per_sample", &"4 rows", &[4], &got, &terms, 1e-6, 1e-6);
+    let loss = ops::cross_entropy(&Tape::no_grad().constant(z.clone()), &labels).unwrap();
+    let mean = terms.iter().sum::<f64>() / 4.0;
+    assert_close("cross_entropy", &"4 rows", &[1], &[loss.tensor().item().unwrap()], &[mean], 1e-6, 1e-6);
+    let got = ops::softmax(&z, 1.0).unwrap().to_vec::<f32>().unwrap();
+    assert_close("softmax", &"4 rows", &[4, 3], &got, &probabilities, 1e-6, 1e-6);
+    // The first of equal logits counts.
+    let ties = f32s(&device, &[3, 3], &[1.0, 5.0, 5.0, 1.0, 5.0, 5.0, 2.0, 1.0, 0.0]);
+    assert_eq!(ops::correct_count(&ties, &i32s(&device, &[1, 2, 0])).unwrap(), 2);
+    assert_error(ops::correct_count(&ties, &labels), &["correct_count: expected `labels` of shape [3]"]);
+}
+
+#[test]
 fn softmax_kl() {
     let scaled = |seed| random(28, seed).iter().map(|v| 4.0 * v).collect::<Vec<f32>>();
     let teacher = scaled(2);

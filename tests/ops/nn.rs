@@ -1,6 +1,6 @@
 //! ResNet50V2, freezing, initial values, model files, and the training step as a whole.
 
-use crate::common::{assert_close, random};
+use crate::common::random;
 use crate::{assert_error, bits, device, f32s, i32s};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -194,27 +194,18 @@ fn the_fused_path_equals_the_layers_one_by_one() {
         }
         net.forward(&pass, &pass.tape.constant(images(&device, 4, 40, 40))).unwrap().tensor().to_vec::<f32>().unwrap()
     };
-    // Batch norm + ReLU is fused bit for bit. The residual enters the convolution's sum in another place than `add`
-    // does: a rounding per block, which later layers carry on.
+    // Fusing changes where a value is, not how it is computed: bias and residual are added to the convolution's
+    // finished sum, and the ReLU is applied to the normalised value.
     let (fused, plain) = (run(false), run(true));
-    let want: Vec<f64> = plain.iter().map(|&v| f64::from(v)).collect();
-    let largest = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    assert_close("inference", &"fused", &[4, 10], &fused, &want, 16.0 * 8.0 * 1.2e-7 * largest, 0.0);
+    assert!(plain.iter().any(|&v| v != 0.0) && fused == plain);
 
     let snapshot = params.snapshot().unwrap();
-    let (fused_loss, fused_gradients, fused_stats) = training_pass(&net, &params, false);
+    let fused = training_pass(&net, &params, false);
     params.restore(&snapshot).unwrap();
-    let (loss, gradients, stats) = training_pass(&net, &params, true);
-    assert!((fused_loss - loss).abs() <= 1e-4 * loss, "{fused_loss} {loss}");
-    // At 1x1 the last statistics come from 8 values: rounding is amplified (semantics.md, section 18), so norms are
-    // compared, not elements.
-    let distance = |a: &[f32], b: &[f32]| {
-        let square = |v: f64| v * v;
-        let apart: f64 = a.iter().zip(b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
-        (apart / b.iter().map(|&b| square(f64::from(b))).sum::<f64>()).sqrt()
-    };
-    assert!(distance(&fused_gradients, &gradients) < 1e-3, "{}", distance(&fused_gradients, &gradients));
-    assert!(distance(&fused_stats, &stats) < 1e-5, "{}", distance(&fused_stats, &stats));
+    let plain = training_pass(&net, &params, true);
+    assert_eq!(fused.0, plain.0, "loss");
+    assert!(fused.1 == plain.1, "gradients");
+    assert!(fused.2 == plain.2, "moving statistics");
 }
 
 #[test]

@@ -211,6 +211,16 @@ fn a_changed_trainable_set_is_refused() {
 }
 
 #[test]
+fn nothing_to_train_is_no_error() {
+    let mut model = model();
+    model.params.freeze("*").unwrap();
+    let before = bits(model.params.values());
+    Adam::new(&model.params, AdamConfig::default()).unwrap().step(&model.params).unwrap();
+    Sgd::new(&model.params, SgdConfig::default()).unwrap().step(&model.params).unwrap();
+    assert_eq!(bits(model.params.values()), before);
+}
+
+#[test]
 fn constants_outside_their_domain_are_errors() {
     let model = model();
     let good = AdamConfig::default();
