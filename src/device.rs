@@ -177,10 +177,7 @@ impl Device {
 
     /// Gives cached memory that no tensor uses back to the system.
     pub fn trim_memory(&self) {
-        let mut state = lock(&self.0.pool.state);
-        let freed = std::mem::take(&mut state.free);
-        let bytes: usize = freed.iter().map(|(size, blocks)| size * blocks.len()).sum();
-        state.stats.reserved_bytes -= bytes;
+        lock(&self.0.pool.state).trim();
     }
 
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Block> {
@@ -225,6 +222,15 @@ struct PoolState {
     stats: MemoryStats,
 }
 
+impl PoolState {
+    /// Gives the cached blocks back to the system.
+    fn trim(&mut self) {
+        let freed = std::mem::take(&mut self.free);
+        let bytes: usize = freed.iter().map(|(size, blocks)| size * blocks.len()).sum();
+        self.stats.reserved_bytes -= bytes;
+    }
+}
+
 impl Pool {
     // Only CPU devices exist so far.
     #[cfg_attr(not(feature = "cpu"), allow(dead_code))]
@@ -249,7 +255,12 @@ impl Pool {
                 memory
             }
             None => {
-                let memory = Memory::new(size).ok_or_else(|| {
+                // Blocks of other sizes may be what the system is short of.
+                let retry = || {
+                    state.trim();
+                    Memory::new(size)
+                };
+                let memory = Memory::new(size).or_else(retry).ok_or_else(|| {
                     Error::device(
                         "cpu",
                         format_args!(

@@ -219,7 +219,7 @@ fn batch_norm_without_relu() {
 fn batch_norm_with_relu() {
     // Two clusters per channel, normalised to about -1 and 1: no step moves a value across 0.
     let (rows, c) = (8, 5);
-    let cluster = |i: usize| if i / c % 2 == 0 { 1.0 } else { -1.0 };
+    let cluster = |i: usize| if (i / c).is_multiple_of(2) { 1.0 } else { -1.0 };
     let x = random(rows * c, 1).iter().enumerate().map(|(i, v)| cluster(i) * (1.0 + 0.2 * v)).collect();
     let gamma = random(c, 2).iter().map(|v| 1.0 + 0.2 * v).collect();
     let beta = random(c, 3).iter().map(|v| 0.2 * v).collect();
