@@ -6,6 +6,7 @@ pub mod fit;
 pub mod history;
 pub mod loader;
 pub mod plot;
+pub mod robustness;
 pub mod session;
 
 pub use callbacks::{EarlyStopping, Monitor, ReduceLrOnPlateau, StopDecision};
@@ -13,4 +14,5 @@ pub use evaluate::{Evaluation, evaluate, recompute_statistics};
 pub use fit::{Fit, ForwardFn, StepOutput, fit};
 pub use history::{EpochRecord, RunRecord};
 pub use loader::{Batch, Loader};
+pub use robustness::{CorruptionRow, CorruptionSource, Robustness};
 pub use session::{Observer, Quiet, Session, StepReport, StopFlag};
