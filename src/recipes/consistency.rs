@@ -12,16 +12,18 @@
 
 use super::report::{augmented, results};
 use super::{Recipe, Report, Sources, classifier, cross_entropy_step, load_cifar, plan, resize, scaled, score};
-use super::{check_limits, check_positive, check_range, check_size, evaluation_batch};
+use super::{check_limits, check_positive, check_range, check_size, corrupted, evaluation_batch, to_value};
 use crate::augment::{Pipeline, RandAugment, Step};
 use crate::data::{Cifar10, ImageSet, Pairing, Shuffle};
-use crate::nn::{Forward, KerasVersion};
+use crate::nn::{Forward, KerasVersion, Params};
 use crate::optim::{Adam, AdamConfig, Swa};
 use crate::train::{
-    Batch, EarlyStopping, Fit, Loader, Monitor, ReduceLrOnPlateau, Session, StepOutput, evaluate, fit,
+    Batch, CorruptionSource, EarlyStopping, Fit, Loader, Monitor, ReduceLrOnPlateau, RunRecord, Session, StepOutput,
+    evaluate, fit, robustness,
 };
 use crate::{Result, ops};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// The procedure's constants; the defaults are the document's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,7 +67,7 @@ pub struct Config {
     pub limit_train: Option<usize>,
     /// Uses at most so many test images, spread over the classes.
     pub limit_test: Option<usize>,
-    /// Uses at most so many test images where corruptions are generated.
+    /// Uses at most so many images of every corruption and severity.
     pub limit_corrupted: Option<usize>,
     /// Does what the printed program does: teacher and student see different pictures, the SWA average is never used,
     /// the first validation image is trained on too, and batch-norm statistics are never recomputed.
@@ -105,6 +107,7 @@ pub struct Data {
     train: ImageSet,
     validation: ImageSet,
     test: ImageSet,
+    corrupted: CorruptionSource,
 }
 
 impl Config {
@@ -132,6 +135,27 @@ impl Config {
     fn adam(&self) -> AdamConfig {
         AdamConfig { learning_rate: self.learning_rate as f32, ..Default::default() }
     }
+}
+
+impl Recipe for Config {
+    const PROCEDURE: &'static str = "consistency";
+    const CORRUPTED: bool = true;
+    type Data = Data;
+
+    fn reduced() -> Self {
+        Config {
+            teacher_epochs: 7,
+            student_epochs: 7,
+            batch_size: 32,
+            image_size: 32,
+            // Averaging from the first step on would weigh the untrained weights as much as the last ones.
+            swa_start: 170,
+            swa_period: 5,
+            validation_fraction: 0.1,
+            limit_corrupted: Some(100),
+            ..Default::default()
+        }
+    }
 
     fn check(&self) -> Result<()> {
         check_positive(&[
@@ -157,26 +181,6 @@ impl Config {
         ReduceLrOnPlateau::new(Monitor::Max, self.student_lr_factor, 1)?;
         self.noisy().map(|_| ())
     }
-}
-
-impl Recipe for Config {
-    const PROCEDURE: &'static str = "consistency";
-    type Data = Data;
-
-    fn reduced() -> Self {
-        Config {
-            teacher_epochs: 7,
-            student_epochs: 7,
-            batch_size: 32,
-            image_size: 32,
-            // Averaging from the first step on would weigh the untrained weights as much as the last ones.
-            swa_start: 170,
-            swa_period: 5,
-            validation_fraction: 0.1,
-            limit_corrupted: Some(100),
-            ..Default::default()
-        }
-    }
 
     fn load(&self, sources: &Sources, seed: u64) -> Result<Data> {
         self.check()?;
@@ -187,7 +191,8 @@ impl Recipe for Config {
         let train = all.slice(0..first + usize::from(self.exact))?;
         let validation = all.slice(first..all.len())?;
         plan(&train, self.batch_size, Shuffle::Window(self.shuffle_buffer), seed)?;
-        Ok(Data { train, validation, test })
+        let corrupted = corrupted(sources, &test, self.limit_corrupted.or(self.limit_test))?;
+        Ok(Data { train, validation, test, corrupted })
     }
 
     fn run(&self, session: &mut Session, data: &Data) -> Result<Report> {
@@ -205,8 +210,15 @@ impl Recipe for Config {
         let validate = |session: &Session, params: &_| {
             evaluate(session, params, &forward, &data.validation, &plain, evaluation_batch(size))
         };
-        let finish = |session: &mut Session, params: &_, record: &mut _| {
-            score(session, params, &forward, (&data.test, &plain), size, record)
+        let finish = |session: &mut Session, params: &Params, record: &mut RunRecord| {
+            score(session, params, &forward, (&data.test, &plain), size, record)?;
+            let batch = evaluation_batch(size);
+            let result = robustness::evaluate(session, params, &forward, &data.corrupted, &plain, batch, None)?;
+            result.write(session.folder(), &format!("robustness_{}", record.name))?;
+            record.extra.insert("corrupted_mean_accuracy".into(), json!(result.mean_all));
+            record.extra.insert("corrupted_severity_5_accuracy".into(), json!(result.mean_severity_5));
+            record.extra.insert("robustness".into(), to_value(&result)?);
+            Ok(())
         };
         let stopping = |monitor| EarlyStopping::new(monitor, self.early_stopping_patience, true);
         let plateau = |monitor, factor| ReduceLrOnPlateau::new(monitor, factor, self.reduce_lr_patience);

@@ -19,7 +19,7 @@ use crate::augment::{DistortedBox, Pipeline, Step};
 use crate::data::{Batches, ImageFolder, ImageSet, Shuffle, ShuffleUnit, Split, bundled};
 use crate::nn::{Forward, KerasVersion, Params};
 use crate::optim::{Adam, AdamConfig};
-use crate::train::{Batch, Fit, Loader, Session, evaluate, fit};
+use crate::train::{Batch, Fit, ForwardFn, Loader, Session, evaluate, fit};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -137,7 +137,7 @@ impl Config {
     }
 
     /// Trains and scores one of the runs; the trainable set is decided.
-    fn train(&self, session: &mut Session, data: &Data, plan: &Plan, model: (&Forwarder, &Params)) -> Result<()> {
+    fn train(&self, session: &mut Session, data: &Data, plan: &Plan, model: (&ForwardFn, &Params)) -> Result<()> {
         let (device, seed) = (session.device().clone(), session.seed());
         let (forward, params) = model;
         let batches = self.batches(&data.train, seed)?;
@@ -160,10 +160,9 @@ impl Config {
     }
 }
 
-type Forwarder<'a> = crate::train::ForwardFn<'a>;
-
 impl Recipe for Config {
     const PROCEDURE: &'static str = "fixres";
+    const CORRUPTED: bool = false;
     type Data = Data;
 
     fn reduced() -> Self {
@@ -180,7 +179,7 @@ impl Recipe for Config {
         }
     }
 
-    fn load(&self, sources: &Sources, seed: u64) -> Result<Data> {
+    fn check(&self) -> Result<()> {
         check_positive(&[
             ("small_epochs", f64::from(self.small_epochs)),
             ("fine_tune_epochs", f64::from(self.fine_tune_epochs)),
@@ -198,7 +197,11 @@ impl Recipe for Config {
             ("limit_train", self.limit_train.map(|n| n as u64)),
             ("limit_test", self.limit_test.map(|n| n as u64)),
         ])?;
-        self.plans()?;
+        self.plans().map(|_| ())
+    }
+
+    fn load(&self, sources: &Sources, seed: u64) -> Result<Data> {
+        self.check()?;
         let folder = match &sources.data {
             Some(dir) => ImageFolder::scan(dir)?,
             None => bundled::tf_flowers()?,

@@ -32,10 +32,10 @@ pub use report::Report;
 
 use crate::augment::{Pipeline, Step};
 use crate::autograd::Var;
-use crate::data::{Batches, Cifar10, ImageSet, Shuffle, bundled, cifar10};
+use crate::data::{Batches, Cifar10, Cifar10C, ImageSet, Shuffle, bundled, cifar10};
 use crate::device::Device;
 use crate::nn::{Forward, Head, Params, ParamsBuilder, ResNet50V2};
-use crate::train::{Batch, ForwardFn, RunRecord, Session, StepOutput, evaluate};
+use crate::train::{Batch, CorruptionSource, ForwardFn, RunRecord, Session, StepOutput, evaluate};
 use crate::{Error, Result, ops};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -46,11 +46,19 @@ use std::path::{Path, PathBuf};
 pub trait Recipe: Default + Serialize + DeserializeOwned {
     /// Name in reports and of the default output folder.
     const PROCEDURE: &'static str;
+    /// Whether it scores under CIFAR-10-C's corruptions.
+    const CORRUPTED: bool;
     /// What [`Recipe::load`] returns.
     type Data;
 
     /// A schedule for the bundled images: a few minutes on two cores.
     fn reduced() -> Self;
+
+    /// Checks that every constant is in its domain.
+    ///
+    /// # Errors
+    /// When one is not; the message names it.
+    fn check(&self) -> Result<()>;
 
     /// Loads the data and checks that they and the constants fit together, before anything is written.
     ///
@@ -107,6 +115,15 @@ fn to_value(value: &impl Serialize) -> Result<Value> {
         .map_err(|e| Error::argument("recipe", "values that JSON can hold", e, "use numbers, texts and lists"))
 }
 
+/// Names of a config's fields.
+///
+/// # Errors
+/// Never for the configs of this module.
+pub fn field_names<R: Recipe>(recipe: &R) -> Result<Vec<String>> {
+    let fields = to_value(recipe)?;
+    Ok(fields.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default())
+}
+
 /// Sets one field of a config from `field=value`; the value is JSON, or a bare word where the field is a text.
 ///
 /// # Errors
@@ -126,7 +143,7 @@ pub fn set_field<R: Recipe>(recipe: &mut R, assignment: &str) -> Result<()> {
         return Err(Error::argument("--set", "field=value", format_args!("`{assignment}`"), "write it with one ="));
     };
     let mut fields = to_value(recipe)?;
-    let known = fields.as_object().map(|fields| fields.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let known = field_names(recipe)?;
     if !known.iter().any(|field| field == name) {
         return Err(Error::argument(
             "--set",
@@ -188,6 +205,15 @@ fn load_cifar(sources: &Sources, limit_train: Option<usize>, limit_test: Option<
         None => bundled::cifar10()?,
     };
     Ok(Cifar10 { train: limited(train, limit_train)?, test: limited(test, limit_test)? })
+}
+
+/// The corrupted test images: of the folder, or generated.
+fn corrupted(sources: &Sources, test: &ImageSet, limit: Option<usize>) -> Result<CorruptionSource> {
+    match (&sources.cifar10_c, limit) {
+        (Some(dir), None) => Ok(CorruptionSource::Folder(Cifar10C::open(dir)?)),
+        (Some(dir), Some(limit)) => CorruptionSource::Folder(Cifar10C::open(dir)?).limited(limit),
+        (None, _) => Ok(CorruptionSource::Generated(limited(test.clone(), limit)?)),
+    }
 }
 
 fn limited(set: ImageSet, limit: Option<usize>) -> Result<ImageSet> {

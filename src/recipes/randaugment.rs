@@ -8,14 +8,15 @@
 
 use super::report::{augmented, results};
 use super::{Recipe, Report, Sources, classifier, cross_entropy_step, load_cifar, plan, resize, scaled, score};
-use super::{check_limits, check_positive, check_range, check_size};
+use super::{check_limits, check_positive, check_range, check_size, corrupted, evaluation_batch};
 use crate::Result;
 use crate::augment::{KerasRandAugment, Pipeline, Step};
-use crate::data::{Cifar10, Shuffle};
-use crate::nn::{Forward, KerasVersion};
+use crate::data::{Cifar10, ImageSet, Shuffle};
+use crate::nn::{Forward, KerasVersion, Params};
 use crate::optim::{Adam, AdamConfig};
-use crate::train::{Batch, Fit, Loader, Session, fit};
+use crate::train::{Batch, CorruptionSource, Fit, Loader, RunRecord, Session, fit, robustness};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// The procedure's constants; the defaults are the document's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +71,16 @@ impl Default for Config {
     }
 }
 
+/// The images of the procedure.
+pub struct Data {
+    train: ImageSet,
+    test: ImageSet,
+    corrupted: CorruptionSource,
+}
+
+/// The one corruption that the document looks at.
+const SATURATE_5: [(&str, usize); 1] = [("saturate", 5)];
+
 impl Config {
     /// The plain pipeline and RandAugment's.
     fn pipelines(&self) -> Result<[Pipeline; 2]> {
@@ -95,13 +106,14 @@ impl Config {
 
 impl Recipe for Config {
     const PROCEDURE: &'static str = "randaugment";
-    type Data = Cifar10;
+    const CORRUPTED: bool = true;
+    type Data = Data;
 
     fn reduced() -> Self {
         Config { epochs: 7, batch_size: 32, image_size: 32, ..Default::default() }
     }
 
-    fn load(&self, sources: &Sources, seed: u64) -> Result<Cifar10> {
+    fn check(&self) -> Result<()> {
         check_positive(&[
             ("epochs", f64::from(self.epochs)),
             ("batch_size", self.batch_size as f64),
@@ -115,13 +127,18 @@ impl Recipe for Config {
             ("limit_train", self.limit_train.map(|n| n as u64)),
             ("limit_test", self.limit_test.map(|n| n as u64)),
         ])?;
-        self.pipelines()?;
-        let data = load_cifar(sources, self.limit_train, self.limit_test)?;
-        plan(&data.train, self.batch_size, Shuffle::Window(self.shuffle_buffer), seed)?;
-        Ok(data)
+        self.pipelines().map(|_| ())
     }
 
-    fn run(&self, session: &mut Session, data: &Cifar10) -> Result<Report> {
+    fn load(&self, sources: &Sources, seed: u64) -> Result<Data> {
+        self.check()?;
+        let Cifar10 { train, test } = load_cifar(sources, self.limit_train, self.limit_test)?;
+        plan(&train, self.batch_size, Shuffle::Window(self.shuffle_buffer), seed)?;
+        let corrupted = corrupted(sources, &test, self.limit_test)?;
+        Ok(Data { train, test, corrupted })
+    }
+
+    fn run(&self, session: &mut Session, data: &Data) -> Result<Report> {
         let (device, seed) = (session.device().clone(), session.seed());
         let plan = plan(&data.train, self.batch_size, Shuffle::Window(self.shuffle_buffer), seed)?;
         let plain = Pipeline::new(vec![resize(self.image_size)])?;
@@ -135,8 +152,14 @@ impl Recipe for Config {
             let forward = scaled(&net);
             let loader = Loader::new(&device, data.train.clone(), plan, pipeline, seed);
             let loss = |pass: &Forward, batch: &Batch| cross_entropy_step(&forward, pass, batch);
-            let finish = |session: &mut Session, params: &_, record: &mut _| {
-                score(session, params, &forward, (&data.test, &plain), self.image_size, record)
+            let finish = |session: &mut Session, params: &Params, record: &mut RunRecord| {
+                score(session, params, &forward, (&data.test, &plain), self.image_size, record)?;
+                let batch = evaluation_batch(self.image_size);
+                let only = Some(&SATURATE_5[..]);
+                let result = robustness::evaluate(session, params, &forward, &data.corrupted, &plain, batch, only)?;
+                record.extra.insert("saturate_5_accuracy".into(), json!(result.mean_all));
+                record.extra.insert("saturate_5_source".into(), json!(result.source));
+                Ok(())
             };
             let adam = AdamConfig { learning_rate: self.learning_rate as f32, ..Default::default() };
             let adam = Adam::new(&params, adam)?;

@@ -1,12 +1,12 @@
 //! What a procedure leaves behind: tables, JSON, and pictures.
 
 use super::{Recipe, resize, to_value};
+use crate::Result;
 use crate::augment::Pipeline;
 use crate::data::ImageSet;
 use crate::train::history::write_csv;
 use crate::train::plot::{Series, Tile, image_grid, line_chart, side_by_side};
-use crate::train::{EpochRecord, RunRecord, Session, loader};
-use crate::{Error, Result};
+use crate::train::{EpochRecord, Robustness, RunRecord, Session, loader};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
@@ -65,7 +65,8 @@ impl Report {
         write_json(&folder.join("report.json"), self)
     }
 
-    /// The runs as a table for the terminal: a line each, with every number that was measured.
+    /// The runs as a table for the terminal: a line each, with every number that was measured. Below it what each run
+    /// reaches under corruption, where that was measured.
     pub fn table(&self) -> String {
         let mut names: Vec<&str> = Vec::new();
         for name in self.runs.iter().flat_map(|run| run.extra.iter().filter(|(_, v)| v.is_number()).map(|(k, _)| k)) {
@@ -86,7 +87,14 @@ impl Report {
             }));
             rows.push(row);
         }
-        aligned(&rows)
+        let mut text = aligned(&rows);
+        for run in &self.runs {
+            let robustness = run.extra.get("robustness").cloned().map(serde_json::from_value::<Robustness>);
+            if let Some(Ok(robustness)) = robustness {
+                text += &format!("\n{}, {}", run.name, robustness.table());
+            }
+        }
+        text
     }
 }
 
@@ -170,8 +178,7 @@ pub(super) fn augmented(session: &Session, set: &ImageSet, size: usize, rows: &[
             tiles.push((caption, h, w, image.iter().map(|&x| x.clamp(0.0, 255.0) as u8).collect::<Vec<u8>>()));
         }
     }
-    let tiles: Vec<Tile> =
-        tiles.iter().map(|(caption, h, w, rgb)| Tile { caption, h: *h, w: *w, rgb }).collect();
+    let tiles: Vec<Tile> = tiles.iter().map(|(caption, h, w, rgb)| Tile { caption, h: *h, w: *w, rgb }).collect();
     let title = format!("{}: training images and their augmentations", set.name());
     image_grid(&title, &tiles, count, (128 / size).max(1))?.write_png(session.folder().join("augmented.png"))
 }

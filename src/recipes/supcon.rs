@@ -24,7 +24,7 @@ use crate::ops::ContrastiveLoss;
 use crate::optim::{Adam, AdamConfig};
 use crate::tensor::Tensor;
 use crate::train::{Batch, Fit, ForwardFn, Loader, Session, StepOutput, fit, loader, plot, recompute_statistics};
-use crate::{DType, Error, Result, ops};
+use crate::{DType, Result, ops};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -113,7 +113,10 @@ struct Encoder {
 
 impl Encoder {
     fn new(builder: &mut ParamsBuilder) -> Encoder {
-        Encoder { normalization: Normalization::new(builder, "normalization", 3), net: ResNet50V2::new(builder, Head::None) }
+        Encoder {
+            normalization: Normalization::new(builder, "normalization", 3),
+            net: ResNet50V2::new(builder, Head::None),
+        }
     }
 
     fn forward(&self, pass: &Forward, images: &Var) -> Result<Var> {
@@ -209,30 +212,6 @@ struct Similarity {
 }
 
 impl Config {
-    fn check(&self) -> Result<()> {
-        check_positive(&[
-            ("baseline_epochs", f64::from(self.baseline_epochs)),
-            ("pretrain_epochs", f64::from(self.pretrain_epochs)),
-            ("classifier_epochs", f64::from(self.classifier_epochs)),
-            ("batch_size", self.batch_size as f64),
-            ("learning_rate", self.learning_rate),
-            ("temperature", self.temperature),
-            ("projection_units", self.projection_units as f64),
-            ("hidden_units", self.hidden_units as f64),
-            ("similarity_images", self.similarity_images as f64),
-        ])?;
-        check_size("image_size", self.image_size)?;
-        check_range("views", self.views as f64, (1.0, 2.0))?;
-        check_range("dropout_rate", self.dropout_rate, (0.0, 0.99))?;
-        check_range("similarity_images", self.similarity_images as f64, (2.0, 4096.0))?;
-        check_limits(&[
-            ("max_steps", self.max_steps),
-            ("limit_train", self.limit_train.map(|n| n as u64)),
-            ("limit_test", self.limit_test.map(|n| n as u64)),
-        ])?;
-        self.augmentation().map(|_| ())
-    }
-
     fn augmentation(&self) -> Result<Pipeline> {
         let rotation = Step::RandomRotation { factor: self.rotation as f32 };
         Pipeline::new(vec![resize(self.image_size), Step::RandomFlip, rotation])
@@ -297,16 +276,35 @@ fn similarity_picture(when: &str, set: &ImageSet, similarity: &Similarity) -> Re
 
 impl Recipe for Config {
     const PROCEDURE: &'static str = "supcon";
+    const CORRUPTED: bool = false;
     type Data = Cifar10;
 
     fn reduced() -> Self {
-        Config {
-            baseline_epochs: 6,
-            pretrain_epochs: 7,
-            classifier_epochs: 4,
-            batch_size: 32,
-            ..Default::default()
-        }
+        Config { baseline_epochs: 6, pretrain_epochs: 7, classifier_epochs: 4, batch_size: 32, ..Default::default() }
+    }
+
+    fn check(&self) -> Result<()> {
+        check_positive(&[
+            ("baseline_epochs", f64::from(self.baseline_epochs)),
+            ("pretrain_epochs", f64::from(self.pretrain_epochs)),
+            ("classifier_epochs", f64::from(self.classifier_epochs)),
+            ("batch_size", self.batch_size as f64),
+            ("learning_rate", self.learning_rate),
+            ("temperature", self.temperature),
+            ("projection_units", self.projection_units as f64),
+            ("hidden_units", self.hidden_units as f64),
+            ("similarity_images", self.similarity_images as f64),
+        ])?;
+        check_size("image_size", self.image_size)?;
+        check_range("views", self.views as f64, (1.0, 2.0))?;
+        check_range("dropout_rate", self.dropout_rate, (0.0, 0.99))?;
+        check_range("similarity_images", self.similarity_images as f64, (2.0, 4096.0))?;
+        check_limits(&[
+            ("max_steps", self.max_steps),
+            ("limit_train", self.limit_train.map(|n| n as u64)),
+            ("limit_test", self.limit_test.map(|n| n as u64)),
+        ])?;
+        self.augmentation().map(|_| ())
     }
 
     fn load(&self, sources: &Sources, seed: u64) -> Result<Cifar10> {
