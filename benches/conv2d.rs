@@ -37,7 +37,7 @@ fn layers(size: u32, n: u32) -> Vec<(String, u32, Conv2dProblem)> {
     list
 }
 
-/// Seconds of the fastest run and of the median one.
+/// Seconds of the median repetition, after one run that warms caches and buffers.
 fn time(repetitions: usize, mut pass: impl FnMut()) -> f64 {
     pass();
     let mut seconds: Vec<f64> = (0..repetitions)

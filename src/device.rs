@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Every buffer starts at a multiple of this many bytes (a cache line, an AVX-512 register).
 const ALIGN: usize = 64;
@@ -16,8 +17,19 @@ pub struct Device(Arc<Inner>);
 
 struct Inner {
     pool: Arc<Pool>,
+    /// Time per op, while somebody wants to know.
+    profile: Mutex<Option<BTreeMap<&'static str, OpTime>>>,
     #[cfg(feature = "cpu")]
     threads: Arc<rayon::ThreadPool>,
+}
+
+/// Time spent in one op.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct OpTime {
+    /// Calls.
+    pub calls: u64,
+    /// Wall seconds.
+    pub seconds: f64,
 }
 
 /// The outcome of [`Device::auto`]: the device and why it was chosen.
@@ -70,7 +82,7 @@ impl Device {
                 shared.insert(build_threads(cores)?).clone()
             }
         };
-        Ok(Device(Arc::new(Inner { pool: Arc::new(Pool::new(true)), threads })))
+        Ok(Device(Arc::new(Inner { pool: Arc::new(Pool::new(true)), profile: Mutex::default(), threads })))
     }
 
     /// The CPU with `threads` threads of its own.
@@ -87,7 +99,11 @@ impl Device {
                 "pass the number of cores to use",
             ));
         }
-        Ok(Device(Arc::new(Inner { pool: Arc::new(Pool::new(true)), threads: build_threads(threads)? })))
+        Ok(Device(Arc::new(Inner {
+            pool: Arc::new(Pool::new(true)),
+            profile: Mutex::default(),
+            threads: build_threads(threads)?,
+        })))
     }
 
     /// The CPU without a cache: every tensor is one system allocation, freed at drop. For memory checkers.
@@ -97,7 +113,11 @@ impl Device {
     #[cfg(feature = "cpu")]
     pub fn cpu_uncached() -> Result<Device> {
         let Device(inner) = Device::cpu()?;
-        Ok(Device(Arc::new(Inner { pool: Arc::new(Pool::new(false)), threads: inner.threads.clone() })))
+        Ok(Device(Arc::new(Inner {
+            pool: Arc::new(Pool::new(false)),
+            profile: Mutex::default(),
+            threads: inner.threads.clone(),
+        })))
     }
 
     /// The CUDA device number `ordinal`: an error in this version, which has no kernels yet.
@@ -156,6 +176,30 @@ impl Device {
         return self.0.threads.install(f);
         #[cfg(not(feature = "cpu"))]
         f()
+    }
+
+    /// Runs the host twin of an op, and times it while profiling is on.
+    pub(crate) fn run_op<R: Send>(&self, op: &'static str, f: impl FnOnce() -> R + Send) -> R {
+        let started = lock(&self.0.profile).is_some().then(Instant::now);
+        let result = self.run(f);
+        if let (Some(started), Some(table)) = (started, &mut *lock(&self.0.profile)) {
+            let time = table.entry(op).or_default();
+            time.calls += 1;
+            time.seconds += started.elapsed().as_secs_f64();
+        }
+        result
+    }
+
+    /// Starts timing every op, from nothing.
+    pub fn start_profile(&self) {
+        *lock(&self.0.profile) = Some(BTreeMap::new());
+    }
+
+    /// Stops timing and returns the time per op since [`Device::start_profile`], the longest first.
+    pub fn end_profile(&self) -> Vec<(&'static str, OpTime)> {
+        let mut list: Vec<_> = lock(&self.0.profile).take().unwrap_or_default().into_iter().collect();
+        list.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
+        list
     }
 
     /// The threads that ops run on, for workers that prepare batches.

@@ -32,8 +32,8 @@ pub use keras_rand_augment::{KerasOp, KerasRandAugment};
 pub use rand_augment::{RandAugment, RandAugmentDraw, RandAugmentOp};
 
 use crate::cpu::augment_geometry::{
-    CropBox, FillMode, Interpolation, Pixel, Tap, WarpScratch, identity_taps, resize_taps, rotation_transform, sample,
-    warp_image, zoom_transform,
+    CropBox, FillMode, Interpolation, Pixel, Tap, WarpScratch, resize_taps, rotation_transform, sample, warp_image,
+    zoom_transform,
 };
 use crate::error::{Error, Result, check_len};
 use rand_augment::RandAugmentScratch;
@@ -345,6 +345,12 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Taps that read positions 0..n unchanged.
+fn identity_taps(n: usize, taps: &mut Vec<Tap>) {
+    taps.clear();
+    taps.extend((0..n as u32).map(|i| Tap { lo: i, hi: i, weight: 0.0 }));
 }
 
 /// Where the current pixels of an image are.

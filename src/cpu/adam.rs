@@ -14,9 +14,9 @@ pub struct Adam {
     /// Learning rate α.
     pub learning_rate: f32,
     /// Decay β₁ of the first moment.
-    pub beta_1: f32,
+    pub beta_1: f64,
     /// Decay β₂ of the second moment.
-    pub beta_2: f32,
+    pub beta_2: f64,
     /// Added to the uncorrected root of the second moment ("epsilon hat").
     pub eps: f32,
 }
@@ -28,12 +28,12 @@ impl Default for Adam {
 }
 
 multiversion! {
-    fn step_chunk(rate: f32, b1: f32, b2: f32, eps: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    fn step_chunk(rate: f32, share_1: f32, share_2: f32, eps: f32, w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
         let len = w.len();
         let (g, m, v) = (&g[..len], &mut m[..len], &mut v[..len]);
         for i in 0..len {
-            m[i] += (g[i] - m[i]) * b1;
-            v[i] += (g[i] * g[i] - v[i]) * b2;
+            m[i] += (g[i] - m[i]) * share_1;
+            v[i] += (g[i] * g[i] - v[i]) * share_2;
             w[i] -= rate * m[i] / (v[i].sqrt() + eps);
         }
     }
@@ -78,11 +78,12 @@ pub fn step(
         return Err(Error::argument(OP, "t >= 1", t, "count steps from 1"));
     }
     let Adam { learning_rate, beta_1, beta_2, eps } = *adam;
-    let (b1, b2) = (f64::from(beta_1), f64::from(beta_2));
     let t = t as f64;
-    let rate = (f64::from(learning_rate) * (1.0 - b2.powf(t)).sqrt() / (1.0 - b1.powf(t))) as f32;
+    let rate = (f64::from(learning_rate) * (1.0 - beta_2.powf(t)).sqrt() / (1.0 - beta_1.powf(t))) as f32;
+    // In f32, 1 - 0.999 would be off by 1e-5.
+    let (share_1, share_2) = ((1.0 - beta_1) as f32, (1.0 - beta_2) as f32);
     walk(spans, params, (grads, (m, v)), &|w: &mut [f32], (g, (m, v)): (&[f32], (&mut [f32], &mut [f32]))| {
-        step_chunk(rate, 1.0 - beta_1, 1.0 - beta_2, eps, w, g, m, v);
+        step_chunk(rate, share_1, share_2, eps, w, g, m, v);
     });
     Ok(())
 }

@@ -312,7 +312,6 @@ pub mod randaugment {
 
     #[inline(always)]
     pub(super) fn sharpness_body<const FMA: bool>(x: &[u8], h: usize, w: usize, factor: f32, y: &mut [u8]) {
-        let (outer, centre) = (1.0f32 / 13.0, 5.0f32 / 13.0);
         let row_elems = w * RGB;
         for (p, out) in y.chunks_exact_mut(row_elems).enumerate() {
             let row = |p: usize| &x[p * row_elems..][..row_elems];
@@ -326,26 +325,42 @@ pub mod randaugment {
             for k in (0..RGB).chain(row_elems - RGB..row_elems) {
                 out[k] = blend(middle[k], middle[k], factor);
             }
-            // Slices of one length, each shifted by a pixel, so that the loop needs no bounds checks.
+            // Nine slices of one length, each shifted by a row or a pixel; sixteen sums side by side vectorise.
             let inner = row_elems - 2 * RGB;
-            let shifted = |row: usize, by: usize| &x[row * row_elems + by * RGB..][..inner];
-            let (a0, a1, a2) = (shifted(p - 1, 0), shifted(p - 1, 1), shifted(p - 1, 2));
-            let (b0, b1, b2) = (shifted(p, 0), shifted(p, 1), shifted(p, 2));
-            let (c0, c1, c2) = (shifted(p + 1, 0), shifted(p + 1, 1), shifted(p + 1, 2));
+            let taps: [&[u8]; 9] =
+                std::array::from_fn(|tap| &x[(p - 1 + tap / 3) * row_elems + tap % 3 * RGB..][..inner]);
             let out = &mut out[RGB..][..inner];
-            for i in 0..inner {
-                let mut sum = fused::<FMA>(outer, a0[i], 0.0);
-                sum = fused::<FMA>(outer, a1[i], sum);
-                sum = fused::<FMA>(outer, a2[i], sum);
-                sum = fused::<FMA>(outer, b0[i], sum);
-                sum = fused::<FMA>(centre, b1[i], sum);
-                sum = fused::<FMA>(outer, b2[i], sum);
-                sum = fused::<FMA>(outer, c0[i], sum);
-                sum = fused::<FMA>(outer, c1[i], sum);
-                sum = fused::<FMA>(outer, c2[i], sum);
-                out[i] = blend(u8::from_f32(sum), b1[i], factor);
+            let mut start = 0;
+            while start + LANES <= inner {
+                let block = taps.map(|tap| tap[start..].first_chunk::<LANES>().unwrap_or(&[0; LANES]));
+                let out = &mut out[start..start + LANES];
+                out.copy_from_slice(&sharpen::<FMA, LANES>(block, factor));
+                start += LANES;
+            }
+            for i in start..inner {
+                let block = taps.map(|tap| std::array::from_ref(&tap[i]));
+                [out[i]] = sharpen::<FMA, 1>(block, factor);
             }
         }
+    }
+
+    const LANES: usize = 16;
+
+    /// [`sharpness`] of `N` values from their nine neighbours, row-major.
+    #[inline(always)]
+    fn sharpen<const FMA: bool, const N: usize>(taps: [&[u8; N]; 9], factor: f32) -> [u8; N] {
+        let mut sums = [0.0; N];
+        for (k, tap) in taps.iter().enumerate() {
+            let weight = if k == 4 { 5.0f32 / 13.0 } else { 1.0f32 / 13.0 };
+            for i in 0..N {
+                sums[i] = fused::<FMA>(weight, tap[i], sums[i]);
+            }
+        }
+        let mut out = [0; N];
+        for i in 0..N {
+            out[i] = blend(u8::from_f32(sums[i]), taps[4][i], factor);
+        }
+        out
     }
 
     fn warp_nearest(op: &'static str, x: &[u8], h: usize, w: usize, transform: &Transform, y: &mut [u8]) -> Result<()> {
@@ -419,7 +434,7 @@ pub mod randaugment {
 pub mod keras_cv {
     use super::{GRAY, RGB, channel_range, check_finite, check_images, equalize_lut};
     use crate::cpu::augment_geometry::{
-        FillMode, Interpolation, Transform, shear_x_transform, shear_y_transform, translation_transform, warp_op,
+        FillMode, Interpolation, Pixel, Transform, shear_x_transform, shear_y_transform, translation_transform, warp_op,
     };
     use crate::error::Result;
     use rayon::prelude::*;
@@ -467,7 +482,7 @@ pub mod keras_cv {
     }
 
     pub(crate) fn equalization_image(image: &mut [f32]) {
-        let bin = |x: f32| clip(x) as usize;
+        let bin = |x: f32| usize::from(u8::from_f32(x));
         let mut histograms = [[0u32; 256]; RGB];
         for pixel in image.chunks_exact(RGB) {
             for k in 0..RGB {

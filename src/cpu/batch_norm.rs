@@ -16,7 +16,10 @@ use rayon::prelude::*;
 
 /// Per-channel tables are repeated until they are at least this long, so that the inner loops are long for
 /// few channels, too.
-const LANES: usize = 256;
+const LANES: usize = 512;
+
+/// Inner-loop rows whose mean is the pivot of a chunk.
+const PIVOT_ROWS: usize = 8;
 
 /// Elements that one task reduces: a quarter of a typical L2 cache.
 const CHUNK_ELEMS: usize = 32 * 1024;
@@ -45,7 +48,7 @@ impl Layout {
 }
 
 multiversion! {
-    /// `lanes += x`, row by row.
+    /// `lanes += x`, row by row: the first pass over fresh memory reads it in order.
     fn add_rows(x: &[f32], lanes: &mut [f32]) {
         for row in x.chunks(lanes.len()) {
             for (sum, value) in lanes.iter_mut().zip(row) {
@@ -56,12 +59,15 @@ multiversion! {
 }
 
 multiversion! {
-    /// `lanes += (x - mean)²`, row by row.
-    fn add_squares(x: &[f32], mean: &[f32], lanes: &mut [f32]) {
-        for row in x.chunks(lanes.len()) {
-            for ((sum, value), mean) in lanes.iter_mut().zip(row).zip(mean) {
-                let deviation = value - mean;
-                *sum += deviation * deviation;
+    /// `sums += x - pivot`, `squares += (x - pivot)²`, row by row.
+    fn add_deviations(x: &[f32], pivot: &[f32], sums: &mut [f32], squares: &mut [f32]) {
+        for row in x.chunks(pivot.len()) {
+            let len = row.len();
+            let (pivot, sums, squares) = (&pivot[..len], &mut sums[..len], &mut squares[..len]);
+            for i in 0..len {
+                let deviation = row[i] - pivot[i];
+                sums[i] += deviation;
+                squares[i] += deviation * deviation;
             }
         }
     }
@@ -73,8 +79,9 @@ multiversion! {
 ///
 /// Shapes: `x [rows, c]`, `mean [c]`, `var [c]`.
 ///
-/// Memory is read once: each chunk of rows, held in cache, gives its mean and its sum of squared deviations
-/// from that mean; the chunks are merged in f64, so a large mean does not swallow the variance.
+/// Memory is read once: each chunk of rows sums its deviations from a pivot, the mean of its first rows, and
+/// their squares; the chunks are merged in f64. So a large mean does not swallow the variance, and no order of
+/// the rows costs more than a digit: whatever sets the first rows apart is itself part of the variance.
 ///
 /// Gradient: part of [`backward_train`].
 ///
@@ -99,62 +106,74 @@ pub fn statistics(rows: usize, c: usize, x: &[f32], mean: &mut [f32], var: &mut 
     check_len(OP, "var", var.len(), c)?;
     let layout = Layout::new(c);
     let chunks = x.len().div_ceil(layout.chunk);
-    scratch::with_f32(chunks * 2 * c, |partials| {
-        partials.par_chunks_exact_mut(2 * c).zip(x.par_chunks(layout.chunk)).for_each(|(partial, x)| {
-            let (mean, squares) = partial.split_at_mut(c);
-            chunk_statistics(layout, x, mean, squares);
-        });
+    scratch::with_f32(chunks * 3 * c, |partials| {
+        partials
+            .par_chunks_exact_mut(3 * c)
+            .zip(x.par_chunks(layout.chunk))
+            .for_each(|(partial, x)| chunk_statistics(layout, x, partial));
         merge_statistics(layout, rows, partials, mean, var);
     });
     Ok(())
 }
 
-/// Mean and sum of squared deviations of one chunk.
-fn chunk_statistics(layout: Layout, x: &[f32], mean: &mut [f32], squares: &mut [f32]) {
+/// Pivot, sum of deviations and sum of squared deviations of one chunk: `partial [3, c]`.
+fn chunk_statistics(layout: Layout, x: &[f32], partial: &mut [f32]) {
     let Layout { c, lanes, .. } = layout;
-    let count = (x.len() / c) as f32;
-    scratch::with_f32(2 * lanes, |scratch| {
-        let (sums, means) = scratch.split_at_mut(lanes);
-        sums.fill(0.0);
-        add_rows(x, sums);
-        mean.fill(0.0);
-        add_rows(sums, mean);
-        mean.iter_mut().for_each(|sum| *sum /= count);
+    let (pivot, rest) = partial.split_at_mut(c);
+    let (sum, square) = rest.split_at_mut(c);
+    scratch::with_f32(3 * lanes, |scratch| {
+        scratch.fill(0.0);
+        let (pivots, rest) = scratch.split_at_mut(lanes);
+        let (sums, squares) = rest.split_at_mut(lanes);
+        let head = &x[..x.len().min(PIVOT_ROWS * lanes)];
+        add_rows(head, sums);
+        pivot.fill(0.0);
+        add_rows(sums, pivot);
+        pivot.iter_mut().for_each(|sum| *sum /= (head.len() / c) as f32);
+        layout.repeat(pivot, pivots);
 
-        layout.repeat(mean, means);
         sums.fill(0.0);
-        add_squares(x, means, sums);
-        squares.fill(0.0);
-        add_rows(sums, squares);
+        add_deviations(x, pivots, sums, squares);
+        sum.fill(0.0);
+        add_rows(sums, sum);
+        square.fill(0.0);
+        add_rows(squares, square);
     });
 }
 
-/// Merges `[chunks, 2, c]` means and sums of squared deviations:
-/// `Σ (x - mean)² = Σ_chunks (squares + count · (chunk mean - mean)²)`.
+/// Merges `[chunks, 3, c]` partial statistics in order.
 fn merge_statistics(layout: Layout, rows: usize, partials: &[f32], mean: &mut [f32], var: &mut [f32]) {
     let c = layout.c;
     let chunk_rows = layout.chunk / c;
-    let count = |chunk: usize| chunk_rows.min(rows - chunk * chunk_rows) as f64;
+    // Rows, means and sums of squared deviations from the mean, chunk by chunk.
+    let chunks = || {
+        partials.chunks_exact(3 * c).enumerate().map(|(chunk, partial)| {
+            let count = chunk_rows.min(rows - chunk * chunk_rows) as f64;
+            let value = move |part: usize, ch: usize| f64::from(partial[part * c + ch]);
+            let mean = move |ch: usize| value(0, ch) + value(1, ch) / count;
+            let squares = move |ch: usize| value(2, ch) - value(1, ch) * value(1, ch) / count;
+            (count, mean, squares)
+        })
+    };
     scratch::with_f64(2 * c, |sums| {
         sums.fill(0.0);
-        let (total, squares) = sums.split_at_mut(c);
-        for (chunk, partial) in partials.chunks_exact(2 * c).enumerate() {
-            let count = count(chunk);
-            for (total, &mean) in total.iter_mut().zip(partial) {
-                *total += count * f64::from(mean);
+        let (means, squares) = sums.split_at_mut(c);
+        for (count, mean, _) in chunks() {
+            for ch in 0..c {
+                means[ch] += count * mean(ch);
             }
         }
-        total.iter_mut().for_each(|total| *total /= rows as f64);
-        for (chunk, partial) in partials.chunks_exact(2 * c).enumerate() {
-            let count = count(chunk);
+        means.iter_mut().for_each(|sum| *sum /= rows as f64);
+        for (count, mean, within) in chunks() {
             for ch in 0..c {
-                let deviation = f64::from(partial[ch]) - total[ch];
-                squares[ch] += f64::from(partial[c + ch]) + count * deviation * deviation;
+                let between = mean(ch) - means[ch];
+                squares[ch] += within(ch) + count * between * between;
             }
         }
         for ch in 0..c {
-            mean[ch] = total[ch] as f32;
-            var[ch] = (squares[ch] / rows as f64) as f32;
+            mean[ch] = means[ch] as f32;
+            // Rounding may leave a constant channel a hair below zero; NaN stays NaN.
+            var[ch] = if squares[ch] < 0.0 { 0.0 } else { (squares[ch] / rows as f64) as f32 };
         }
     });
 }
@@ -322,18 +341,11 @@ multiversion! {
             let len = x.len();
             let (dy, mean, scale, beta) = (&dy[..len], &mean[..len], &scale[..len], &beta[..len]);
             let (sum, sum_x) = (&mut sum[..len], &mut sum_x[..len]);
-            if relu {
-                for i in 0..len {
-                    let deviation = x[i] - mean[i];
-                    let g = if deviation * scale[i] + beta[i] > 0.0 { dy[i] } else { 0.0 };
-                    sum[i] += g;
-                    sum_x[i] += g * deviation;
-                }
-            } else {
-                for i in 0..len {
-                    sum[i] += dy[i];
-                    sum_x[i] += dy[i] * (x[i] - mean[i]);
-                }
+            for i in 0..len {
+                let deviation = x[i] - mean[i];
+                let g = if !relu || deviation * scale[i] + beta[i] > 0.0 { dy[i] } else { 0.0 };
+                sum[i] += g;
+                sum_x[i] += g * deviation;
             }
         }
     }

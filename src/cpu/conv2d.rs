@@ -13,16 +13,19 @@
 //!   use one class per residue and copy zeros for the padding.
 
 use crate::cpu::gemm::{
-    COLS, KC, LDA, MC, Output, PIECES, Panels, ROWS, Run, Shared, column_block, current_isa, even_parts, row_block,
-    with_shared,
+    COLS, KC, LDA, MC, Output, PIECES, Panels, ROWS, Run, Shared, column_block, compiled_for, current_isa, even_parts,
+    row_block, with_shared,
 };
 use crate::error::{Error, Result, check_len};
 use crate::problem::{Conv2dProblem, Window};
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Batches from this size on leave padded taps out.
 const EXACT_BATCH: usize = 16;
+/// Up to this many input channels dgrad multiplies first and scatters then: its product would have too few columns.
+const NARROW: usize = 8;
 /// Columns of dw that one wgrad task computes at most.
 const WGRAD_COLS: usize = 512;
 /// Floats of partial sums that wgrad may keep: 16 MiB.
@@ -160,8 +163,7 @@ struct Gather {
 
 impl Gather {
     /// fprop and wgrad gather windows of `x` for every output pixel.
-    fn fprop(p: &Conv2dProblem) -> Gather {
-        let exact = p.n as usize >= EXACT_BATCH;
+    fn fprop(p: &Conv2dProblem, exact: bool) -> Gather {
         Gather {
             batch: p.n as usize,
             h: Axis::fprop([p.p, p.h, p.r], p.stride_h, p.pad_top, p.dilation_h, exact),
@@ -221,6 +223,16 @@ impl Gather {
         classes
     }
 
+    /// The rows of B that some class uses: a tap that hits only padding everywhere need not be packed.
+    fn used(&self, s: usize) -> Vec<Run> {
+        let taps = |axis: &Axis| -> BTreeSet<usize> {
+            axis.spans.iter().flat_map(|span| span.taps.iter().map(|tap| tap.index)).collect()
+        };
+        let (rows, cols) = (taps(&self.h), taps(&self.w));
+        let run = |row: usize, col: usize| Run { start: (row * s + col) * self.channels, len: self.channels };
+        rows.iter().flat_map(|&row| cols.iter().map(move |&col| run(row, col))).collect()
+    }
+
     /// Number of pixels of a class.
     fn pixels(&self, class: &Class) -> usize {
         self.batch * class.rows.count * class.cols.count
@@ -240,47 +252,60 @@ impl Gather {
         }
     }
 
+    /// The part of a piece that lies inside the image: which floats of the piece, and where they are in the input.
+    #[inline(always)]
+    fn inside(&self, pixel: &Pixel, piece: &Piece, len: usize) -> (Range<usize>, usize) {
+        let line = self.line_elems() as isize;
+        if !(0..self.h.input as isize).contains(&(pixel.line + piece.line)) {
+            return (0..0, 0);
+        }
+        let from = pixel.from + piece.from;
+        let begin = (-from).clamp(0, len as isize);
+        let end = (line - from).clamp(begin, len as isize);
+        if begin == end {
+            return (0..0, 0);
+        }
+        let input = pixel.base as isize + piece.line * line + piece.from + begin;
+        (begin as usize..end as usize, input as usize)
+    }
+
     /// Copies one piece of one pixel's row to `to`, zeros where it lies outside the image.
     #[inline(always)]
     fn copy(&self, input: &[f32], pixel: &Pixel, piece: &Piece, to: &mut [f32]) {
-        let line = self.line_elems() as isize;
-        let origin = pixel.base as isize + piece.line * line + piece.from;
         if self.exact {
-            copy(to, &input[origin as usize..][..to.len()]);
+            let from = pixel.base as isize + piece.line * self.line_elems() as isize + piece.from;
+            copy(to, &input[from as usize..][..to.len()]);
             return;
         }
-        let from = pixel.from + piece.from;
-        if !(0..self.h.input as isize).contains(&(pixel.line + piece.line)) {
-            to.fill(0.0);
-            return;
-        }
-        let len = to.len() as isize;
-        let begin = (-from).clamp(0, len);
-        let end = (line - from).clamp(begin, len);
-        let (before, after) = (begin as usize, end as usize);
-        to[..before].fill(0.0);
-        to[after..].fill(0.0);
-        if before < after {
-            copy(&mut to[before..after], &input[(origin + begin) as usize..][..after - before]);
+        let (part, from) = self.inside(pixel, piece, to.len());
+        to[..part.start].fill(0.0);
+        to[part.end..].fill(0.0);
+        if !part.is_empty() {
+            let len = part.len();
+            copy(&mut to[part], &input[from..][..len]);
         }
     }
 }
 
-/// `copy_from_slice` for short pieces: whole vectors inline instead of a call.
+/// `copy_from_slice`, inline for short pieces: whole vectors, the last one overlapping its neighbour.
 #[inline(always)]
 fn copy(to: &mut [f32], from: &[f32]) {
-    if to.len() > 256 {
+    let len = to.len();
+    if !(4..=256).contains(&len) {
         to.copy_from_slice(from);
         return;
     }
-    let (to_lines, to_rest) = to.as_chunks_mut::<16>();
-    let (from_lines, from_rest) = from.as_chunks::<16>();
+    let ((to_lines, to_rest), (from_lines, from_rest)) = (to.as_chunks_mut::<16>(), from.as_chunks::<16>());
     for (to, from) in to_lines.iter_mut().zip(from_lines) {
         *to = *from;
     }
-    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+    if to_rest.is_empty() {
+        return;
+    }
+    for (to, from) in to_rest.as_chunks_mut::<4>().0.iter_mut().zip(from_rest.as_chunks::<4>().0) {
         *to = *from;
     }
+    to[len - 4..].copy_from_slice(&from[len - 4..]);
 }
 
 /// Cuts a class's pieces into blocks of at most [`KC`] deep; at least one block, so that results without a tap are
@@ -334,14 +359,16 @@ fn gather_rows(gather: &Gather, s: usize, input: &[f32], panels: Panels, packed:
         ROWS.with_borrow_mut(|scratch| {
             let packed_rows = scratch.floats(pixels.len() * LDA);
             for (index, pieces) in depths.iter().enumerate() {
-                for (pixel, row) in pixels.iter().zip(packed_rows.chunks_exact_mut(LDA)) {
-                    let mut rest = row;
-                    for piece in pieces {
-                        let (to, after) = rest.split_at_mut(piece.len);
-                        gather.copy(input, pixel, piece, to);
-                        rest = after;
+                compiled_for(isa, || {
+                    for (pixel, row) in pixels.iter().zip(packed_rows.chunks_exact_mut(LDA)) {
+                        let mut rest = row;
+                        for piece in pieces {
+                            let (to, after) = rest.split_at_mut(piece.len);
+                            gather.copy(input, pixel, piece, to);
+                            rest = after;
+                        }
                     }
-                }
+                });
                 let runs: Vec<Run> = pieces.iter().map(|p| Run { start: p.start, len: p.len }).collect();
                 let (add, last) = (index > 0, index + 1 == depths.len());
                 // SAFETY: offsets are output pixels times `cols`, within the output (and residual) whose lengths the
@@ -420,8 +447,9 @@ pub fn fprop(
     let panels = Panels { isa: current_isa(), depth: p.gemm_k(), cols: p.k as usize };
     let out = Output { c: Shared(y.as_mut_ptr()), bias, residual };
     with_shared(panels.elems(), |packed| {
-        panels.pack(w, |depth| depth, p.gemm_k(), packed);
-        gather_rows(&Gather::fprop(&p), p.s as usize, x, panels, packed, &out);
+        let gather = Gather::fprop(&p, p.n as usize >= EXACT_BATCH);
+        panels.pack_transposed(w, &gather.used(p.s as usize), p.gemm_k(), packed);
+        gather_rows(&gather, p.s as usize, x, panels, packed, &out);
     });
     Ok(())
 }
@@ -456,15 +484,75 @@ pub fn dgrad(p: Conv2dProblem, w: &[f32], dy: &[f32], dx: &mut [f32]) -> Result<
     check_len(OP, "w", w.len(), p.w_elems())?;
     check_len(OP, "dy", dy.len(), p.y_elems())?;
     check_len(OP, "dx", dx.len(), p.x_elems())?;
+    if p.c as usize <= NARROW && p.r as usize * p.s as usize > 1 {
+        dgrad_narrow(&p, w, dy, dx);
+        return Ok(());
+    }
     let (k, c, taps) = (p.k as usize, p.c as usize, p.r as usize * p.s as usize);
     let panels = Panels { isa: current_isa(), depth: taps * k, cols: c };
     let out = Output { c: Shared(dx.as_mut_ptr()), bias: None, residual: None };
     with_shared(panels.elems(), |packed| {
         // B's depth runs over taps, then output channels: filter k's tap is `c` neighbouring floats.
-        panels.pack(w, |depth| (depth % k * taps + depth / k) * c, 1, packed);
-        gather_rows(&Gather::dgrad(&p), p.s as usize, dy, panels, packed, &out);
+        let gather = Gather::dgrad(&p);
+        panels.pack(w, &gather.used(p.s as usize), |depth| (depth % k * taps + depth / k) * c, 1, packed);
+        gather_rows(&gather, p.s as usize, dy, panels, packed, &out);
     });
     Ok(())
+}
+
+/// dgrad for few input channels (the stem's three): `dy` times the filters gives every pixel's whole window of
+/// `r·s·c` numbers, which are added to the image. A task owns an image, so the order of the additions is fixed.
+fn dgrad_narrow(p: &Conv2dProblem, w: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let isa = current_isa();
+    let (k, window) = (p.k as usize, p.gemm_k());
+    let gather = Gather::fprop(p, false);
+    // Padded and with step 1 along both outputs: one class that holds every pixel.
+    let class = &gather.classes(p.s as usize)[0];
+    let image_pixels = p.p as usize * p.q as usize;
+    let panels = Panels { isa, depth: k, cols: window };
+    let rows_step = even_parts(image_pixels, MC / isa.mr() * isa.mr(), isa.mr());
+    let depth_step = even_parts(k, KC, 1);
+    with_shared(panels.elems(), |packed| {
+        panels.pack(w, &[Run { start: 0, len: k }], |depth| depth * window, 1, packed);
+        let packed = &*packed;
+        let images = dx.par_chunks_mut(p.h as usize * p.w as usize * p.c as usize);
+        images.zip(dy.par_chunks(image_pixels * k)).with_max_len(1).for_each(|(dx, dy)| {
+            dx.fill(0.0);
+            for first in (0..image_pixels).step_by(rows_step) {
+                let pixels = first..image_pixels.min(first + rows_step);
+                let offsets: Vec<usize> = (0..pixels.len()).map(|row| row * window).collect();
+                ROWS.with_borrow_mut(|rows_scratch| {
+                    COLS.with_borrow_mut(|cols_scratch| {
+                        let packed_rows = rows_scratch.floats(pixels.len() * LDA);
+                        let windows = cols_scratch.floats(pixels.len() * window);
+                        let out = Output { c: Shared(windows.as_mut_ptr()), bias: None, residual: None };
+                        for start in (0..k).step_by(depth_step) {
+                            let len = depth_step.min(k - start);
+                            for (pixel, row) in pixels.clone().zip(packed_rows.chunks_exact_mut(LDA)) {
+                                row[..len].copy_from_slice(&dy[pixel * k + start..][..len]);
+                            }
+                            let runs = [Run { start, len }];
+                            let which = 0..panels.count();
+                            // SAFETY: `windows` belongs to this task and holds a window for every offset.
+                            unsafe {
+                                row_block(panels, packed_rows, &runs, packed, which, &offsets, &out, start > 0, true)
+                            }
+                        }
+                        for (m, windows) in pixels.zip(windows.chunks_exact(window)) {
+                            let pixel = gather.pixel(class, m);
+                            for piece in &class.pieces {
+                                let (part, at) = gather.inside(&pixel, piece, piece.len);
+                                let from = &windows[piece.start..][part];
+                                for (dx, from) in dx[at..].iter_mut().zip(from) {
+                                    *dx += from;
+                                }
+                            }
+                        }
+                    });
+                });
+            }
+        });
+    });
 }
 
 /// Gradient to the filters: `dw[k,r,s,c] += sum_{n,p,q} dy[n,p,q,k] · x[n, p·stride + r·dilation - pad, q·…, c]`.
@@ -499,7 +587,7 @@ pub fn wgrad(p: Conv2dProblem, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<
     check_len(OP, "dw", dw.len(), p.w_elems())?;
     let isa = current_isa();
     let (k, cols) = (p.k as usize, p.gemm_k());
-    let gather = Gather::fprop(&p);
+    let gather = Gather::fprop(&p, p.n as usize >= EXACT_BATCH);
     let classes = gather.classes(p.s as usize);
 
     // Blocks of at most KC pixels, the depth of this product.
@@ -511,8 +599,10 @@ pub fn wgrad(p: Conv2dProblem, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<
     }
 
     // Tiles of dw; where they are few, the pixels are split too, into partial sums.
-    let tile_rows = even_parts(k, MC / isa.mr() * isa.mr(), isa.mr());
+    // Narrow tiles are taller: their rows of dy are read in longer pieces, and x is packed less often.
     let tile_cols = even_parts(cols, WGRAD_COLS, isa.nr());
+    let tall = if tile_cols <= WGRAD_COLS / 2 { 2 * MC } else { MC };
+    let tile_rows = even_parts(k, tall / isa.mr() * isa.mr(), isa.mr());
     let (row_tiles, col_tiles) = (k.div_ceil(tile_rows), cols.div_ceil(tile_cols));
     let tiles = row_tiles * col_tiles;
     let splits = PIECES.div_ceil(tiles).min(PARTIAL_ELEMS / dw.len()).clamp(1, blocks.len().max(1));
@@ -527,13 +617,13 @@ pub fn wgrad(p: Conv2dProblem, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<
             let pieces: Vec<Piece> = class.pieces.iter().filter_map(|piece| piece.clip(&cols_range)).collect();
             ROWS.with_borrow_mut(|rows_scratch| {
                 let packed_rows = rows_scratch.floats(rows.len() * pixels.len());
-                pack_column_panels(packed_rows, dy, k, &rows, &pixels, isa.mr());
+                compiled_for(isa, || pack_column_panels(packed_rows, dy, k, &rows, &pixels, isa.mr()));
                 // Pieces that are neighbours in dw share their panels.
                 for run in pieces.chunk_by(|a, b| a.start + a.len == b.start) {
                     let panels = Panels { isa, depth: pixels.len(), cols: run.iter().map(|piece| piece.len).sum() };
                     COLS.with_borrow_mut(|cols_scratch| {
                         let packed = cols_scratch.floats(panels.elems());
-                        pack_windows(packed, panels, &gather, x, &pixels, run);
+                        compiled_for(isa, || pack_windows(packed, panels, &gather, x, &pixels, run));
                         let c = sums.get().wrapping_add(rows.start * cols + run[0].start);
                         // SAFETY: the run's columns and the tile's rows lie within dw (or a partial sum of its
                         // length), and a tile belongs to one task.
@@ -570,29 +660,29 @@ pub fn wgrad(p: Conv2dProblem, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<
 }
 
 /// Packs channels `rows` of `dy` for some pixels: panels of `mr` channels, `[panel][pixel][channel]`.
+#[inline(always)]
 fn pack_column_panels(packed: &mut [f32], dy: &[f32], k: usize, rows: &Range<usize>, pixels: &[Pixel], mr: usize) {
-    let mut rest = packed;
-    for first in rows.clone().step_by(mr) {
-        let width = mr.min(rows.end - first);
-        let (panel, after) = rest.split_at_mut(width * pixels.len());
-        rest = after;
-        let source = pixels.iter().map(|pixel| &dy[pixel.out * k + first..][..width]);
-        match width {
-            14 => copy_lines::<14>(panel, source),
-            6 => copy_lines::<6>(panel, source),
-            _ => panel.chunks_exact_mut(width).zip(source).for_each(|(to, from)| copy(to, from)),
+    for (m, pixel) in pixels.iter().enumerate() {
+        let row = &dy[pixel.out * k..][rows.clone()];
+        match mr {
+            14 => pack_column::<14>(packed, row, m, pixels.len()),
+            _ => pack_column::<6>(packed, row, m, pixels.len()),
         }
     }
 }
 
-/// Copies slices of `N` floats next to each other.
-fn copy_lines<'a, const N: usize>(to: &mut [f32], from: impl Iterator<Item = &'a [f32]>) {
-    for (to, from) in to.as_chunks_mut::<N>().0.iter_mut().zip(from) {
-        to.copy_from_slice(&from[..N]);
+/// Writes one pixel's channels into panels of `MR` channels.
+#[inline(always)]
+fn pack_column<const MR: usize>(packed: &mut [f32], row: &[f32], m: usize, pixels: usize) {
+    let (full, rest) = row.as_chunks::<MR>();
+    for (panel, from) in full.iter().enumerate() {
+        packed[(panel * pixels + m) * MR..][..MR].copy_from_slice(from);
     }
+    packed[full.len() * MR * pixels + m * rest.len()..][..rest.len()].copy_from_slice(rest);
 }
 
 /// Packs neighbouring pieces of the pixels' windows as panels of B, one row per pixel.
+#[inline(always)]
 fn pack_windows(packed: &mut [f32], panels: Panels, gather: &Gather, x: &[f32], pixels: &[Pixel], run: &[Piece]) {
     let nr = panels.isa.nr();
     for (row, pixel) in pixels.iter().enumerate() {

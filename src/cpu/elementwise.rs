@@ -306,7 +306,7 @@ pub fn normalization<T: Pixel>(x: &[T], mean: &[f32], var: &[f32], y: &mut [f32]
     let c = volume(OP, &[mean.len()])?;
     check_len(OP, "var", var.len(), c)?;
     check_len(OP, "y", y.len(), x.len())?;
-    if x.len() % c != 0 {
+    if !x.len().is_multiple_of(c) {
         return Err(Error::shape(OP, format_args!("whole rows of {c} channels"), x.len(), "channels come last"));
     }
     let chunk = c * CHUNK.div_ceil(c);

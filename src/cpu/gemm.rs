@@ -26,6 +26,9 @@ pub(crate) const KC: usize = 384;
 pub(crate) const LDA: usize = KC + 16;
 /// Rows of a block of A: `MC x KC` floats fill a fifth of a 1 MiB L2 cache.
 pub(crate) const MC: usize = 144;
+/// The largest tile of any instruction set.
+const MR_MAX: usize = 14;
+const NR_MAX: usize = 32;
 /// Work is cut into at least this many pieces (where the problem allows), whatever the number of threads.
 pub(crate) const PIECES: usize = 32;
 
@@ -83,6 +86,30 @@ impl Isa {
     pub(crate) fn nr(self) -> usize {
         2 * self.lanes()
     }
+}
+
+/// Runs a closure compiled for an instruction set, so that the copies in it use its vectors.
+#[inline(always)]
+pub(crate) fn compiled_for<T>(isa: Isa, f: impl FnOnce() -> T) -> T {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f")]
+        fn avx512<T>(f: impl FnOnce() -> T) -> T {
+            f()
+        }
+        #[target_feature(enable = "avx2")]
+        fn avx2<T>(f: impl FnOnce() -> T) -> T {
+            f()
+        }
+        match isa {
+            // SAFETY: an instruction set is only chosen after `is_available`.
+            Isa::Avx512 => return unsafe { avx512(f) },
+            // SAFETY: as above.
+            Isa::Avx2 => return unsafe { avx2(f) },
+            Isa::Portable => {}
+        }
+    }
+    f()
 }
 
 thread_local! {
@@ -186,6 +213,8 @@ trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// `self + a * b`; see [`Lanes::splat`].
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// Asks for a cache line that will be written soon; any pointer is allowed.
+    fn prefetch(p: *const f32);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -223,6 +252,11 @@ mod x86 {
             // SAFETY: the trait's contract: the processor has AVX-512.
             F32x16(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
         }
+        #[inline(always)]
+        fn prefetch(p: *const f32) {
+            // SAFETY: a prefetch does not fault, whatever the pointer.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
     }
 
     #[derive(Clone, Copy)]
@@ -254,6 +288,11 @@ mod x86 {
         unsafe fn fma(self, a: Self, b: Self) -> Self {
             // SAFETY: the trait's contract: the processor has FMA.
             F32x8(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        }
+        #[inline(always)]
+        fn prefetch(p: *const f32) {
+            // SAFETY: a prefetch does not fault, whatever the pointer.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
     }
 }
@@ -293,6 +332,8 @@ impl Lanes for F32x4 {
         }
         self
     }
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
 }
 
 /// A run of depth positions of B: `len` rows of a panel from row `start` on.
@@ -332,10 +373,17 @@ struct Tile<'a> {
 #[inline(always)]
 unsafe fn tile<L: Lanes, const R: usize, const V: usize, const COLUMN_PANELS: bool>(t: &Tile) {
     let (row_step, depth_step) = if COLUMN_PANELS { (1, R) } else { (LDA, 1) };
+    let rows: &[usize; R] = t.rows.try_into().expect("one offset per row");
     // SAFETY: the function's contract covers every pointer below: packed A holds R rows of the runs' total length,
     // the panel of B holds V vectors at every depth of the runs, and C, bias and residual hold `cols` columns.
     unsafe {
         let mut acc = [[L::splat(0.0); V]; R];
+        // The results' lines arrive while the products are summed.
+        for i in 0..R {
+            for v in 0..V {
+                L::prefetch(t.c.wrapping_add(rows[i] + v * L::N));
+            }
+        }
         let mut a = t.a;
         for run in t.runs {
             let mut b = t.b.add(run.start * V * L::N);
@@ -354,44 +402,62 @@ unsafe fn tile<L: Lanes, const R: usize, const V: usize, const COLUMN_PANELS: bo
                 b = b.add(V * L::N);
             }
         }
-        if t.cols == V * L::N {
+        // The loops over the accumulators are simple enough to be unrolled: an accumulator that is indexed by a
+        // variable would live in memory, not in a register.
+        let plain = t.cols == V * L::N && t.bias.is_null() && t.residual.is_null();
+        if plain && !t.add {
             for i in 0..R {
                 for v in 0..V {
-                    let c = t.c.add(t.rows[i] + v * L::N);
-                    let mut sum = acc[i][v];
-                    if t.add {
-                        sum = L::load(c).add(sum);
-                    }
-                    if !t.bias.is_null() {
-                        sum = sum.add(L::load(t.bias.add(v * L::N)));
-                    }
-                    if !t.residual.is_null() {
-                        sum = sum.add(L::load(t.residual.add(t.rows[i] + v * L::N)));
-                    }
-                    sum.store(c);
+                    acc[i][v].store(t.c.add(rows[i] + v * L::N));
                 }
             }
-        } else {
-            // The last panel: only the columns that exist.
-            let mut line = [0.0f32; 32];
+            return;
+        }
+        if plain {
             for i in 0..R {
                 for v in 0..V {
-                    acc[i][v].store(line.as_mut_ptr().add(v * L::N));
+                    let c = t.c.add(rows[i] + v * L::N);
+                    L::load(c).add(acc[i][v]).store(c);
                 }
-                for j in 0..t.cols {
-                    let c = t.c.add(t.rows[i] + j);
-                    let mut sum = line[j];
-                    if t.add {
-                        sum += *c;
-                    }
-                    if !t.bias.is_null() {
-                        sum += *t.bias.add(j);
-                    }
-                    if !t.residual.is_null() {
-                        sum += *t.residual.add(t.rows[i] + j);
-                    }
-                    *c = sum;
+            }
+            return;
+        }
+        let mut sums = [0.0f32; MR_MAX * NR_MAX];
+        for i in 0..R {
+            for v in 0..V {
+                acc[i][v].store(sums.as_mut_ptr().add((i * V + v) * L::N));
+            }
+        }
+        for i in 0..R {
+            let (c, sums) = (t.c.add(rows[i]), sums.as_ptr().add(i * V * L::N));
+            let residual = if t.residual.is_null() { t.residual } else { t.residual.add(rows[i]) };
+            let whole = if t.cols == V * L::N { t.cols } else { 0 };
+            for j in (0..whole).step_by(L::N) {
+                let mut sum = L::load(sums.add(j));
+                if t.add {
+                    sum = L::load(c.add(j)).add(sum);
                 }
+                if !t.bias.is_null() {
+                    sum = sum.add(L::load(t.bias.add(j)));
+                }
+                if !residual.is_null() {
+                    sum = sum.add(L::load(residual.add(j)));
+                }
+                sum.store(c.add(j));
+            }
+            // A panel that is not full: only the columns that exist.
+            for j in whole..t.cols {
+                let mut sum = *sums.add(j);
+                if t.add {
+                    sum += *c.add(j);
+                }
+                if !t.bias.is_null() {
+                    sum += *t.bias.add(j);
+                }
+                if !residual.is_null() {
+                    sum += *residual.add(j);
+                }
+                *c.add(j) = sum;
             }
         }
     }
@@ -497,29 +563,60 @@ impl Panels {
         self.count() * self.isa.nr() * self.depth
     }
 
-    /// Packs B, whose row `k` begins at `b[row(k)]` and whose columns are `col_stride` apart.
-    pub fn pack(self, b: &[f32], row: impl Fn(usize) -> usize + Sync, col_stride: usize, packed: &mut [f32]) {
+    /// Packs the rows of B that `runs` names; row `k` begins at `b[row(k)]` and its columns are `col_stride` apart.
+    pub fn pack(
+        self,
+        b: &[f32],
+        runs: &[Run],
+        row: impl Fn(usize) -> usize + Sync,
+        col_stride: usize,
+        packed: &mut [f32],
+    ) {
+        self.pack_panels(runs, packed, |first, valid, start, lines, width| {
+            for (k, line) in lines.chunks_exact_mut(width).enumerate() {
+                let from = &b[row(start + k) + first * col_stride..];
+                if col_stride == 1 {
+                    line[..valid].copy_from_slice(&from[..valid]);
+                } else {
+                    for j in 0..valid {
+                        line[j] = from[j * col_stride];
+                    }
+                }
+            }
+        });
+    }
+
+    /// As [`Panels::pack`] for a B whose rows are neighbours in memory: element `(k, j)` is `b[k + j * col_stride]`.
+    pub fn pack_transposed(self, b: &[f32], runs: &[Run], col_stride: usize, packed: &mut [f32]) {
+        self.pack_panels(runs, packed, |first, valid, start, lines, width| {
+            // Sixteen rows at a time: reads whole cache lines, writes to few.
+            for (block, lines) in lines.chunks_mut(16 * width).enumerate() {
+                for j in 0..valid {
+                    let from = &b[start + 16 * block + (first + j) * col_stride..][..lines.len() / width];
+                    for (line, &from) in lines[j..].iter_mut().step_by(width).zip(from) {
+                        *line = from;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Calls `fill(first column, existing columns, first row, lines, width)` for every panel and run, in parallel,
+    /// and sets the columns that do not exist to zero.
+    fn pack_panels(
+        self,
+        runs: &[Run],
+        packed: &mut [f32],
+        fill: impl Fn(usize, usize, usize, &mut [f32], usize) + Sync,
+    ) {
         let panel_elems = (self.isa.nr() * self.depth).max(1);
         packed[..self.elems()].par_chunks_mut(panel_elems).enumerate().for_each(|(j, panel)| {
             let (width, valid) = (self.width(j), self.valid(j));
-            let first = j * self.isa.nr() * col_stride;
-            if col_stride == 1 {
-                for (k, line) in panel.chunks_exact_mut(width).take(self.depth).enumerate() {
-                    let from = first + row(k);
-                    line[..valid].copy_from_slice(&b[from..from + valid]);
+            for run in runs {
+                let lines = &mut panel[run.start * width..][..run.len * width];
+                compiled_for(self.isa, || fill(j * self.isa.nr(), valid, run.start, lines, width));
+                for line in lines.chunks_exact_mut(width) {
                     line[valid..].fill(0.0);
-                }
-            } else {
-                // A transposition, 16 rows at a time: reads whole cache lines where rows are neighbours in memory.
-                for (block, lines) in panel[..self.depth * width].chunks_mut(16 * width).enumerate() {
-                    for j in 0..valid {
-                        for (k, line) in lines.chunks_exact_mut(width).enumerate() {
-                            line[j] = b[first + j * col_stride + row(16 * block + k)];
-                        }
-                    }
-                    for line in lines.chunks_exact_mut(width) {
-                        line[valid..].fill(0.0);
-                    }
                 }
             }
         });
@@ -721,8 +818,11 @@ pub fn gemm(
             let panels = Panels { isa, depth: depth_limit.min(k - deep), cols: cols_limit.min(n - col) };
             let origin = deep * b.row_stride + col * b.col_stride;
             with_shared(panels.elems(), |packed| {
-                if panels.depth > 0 {
-                    panels.pack(&b.data[origin..], |k| k * b.row_stride, b.col_stride, packed);
+                let all = [Run { start: 0, len: panels.depth }];
+                match (panels.depth, b.row_stride) {
+                    (0, _) => {}
+                    (_, 1) => panels.pack_transposed(&b.data[origin..], &all, b.col_stride, packed),
+                    _ => panels.pack(&b.data[origin..], &all, |k| k * b.row_stride, b.col_stride, packed),
                 }
                 let rows = even_parts(m, MC / isa.mr() * isa.mr(), isa.mr());
                 let blocks = m.div_ceil(rows);
@@ -739,8 +839,13 @@ pub fn gemm(
                         for start in (0..panels.depth.max(1)).step_by(step) {
                             let len = step.min(panels.depth - start);
                             for (i, line) in packed_a.chunks_exact_mut(LDA).enumerate() {
+                                let origin = (row + i) * a.row_stride + (deep + start) * a.col_stride;
+                                if a.col_stride == 1 {
+                                    line[..len].copy_from_slice(&a.data[origin..][..len]);
+                                    continue;
+                                }
                                 for (kk, to) in line[..len].iter_mut().enumerate() {
-                                    *to = a.data[(row + i) * a.row_stride + (deep + start + kk) * a.col_stride];
+                                    *to = a.data[origin + kk * a.col_stride];
                                 }
                             }
                             let add = accumulate || deep > 0 || start > 0;

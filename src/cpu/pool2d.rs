@@ -33,52 +33,69 @@ fn list_taps(problem: &Pool2dProblem, p: usize, q: usize, taps: &mut Vec<Tap>) {
     }
 }
 
-multiversion! {
-    /// Maximum of one window for every channel. Ties stay with the first tap; NaN wins.
-    fn max_window(taps: &[Tap], padding: f32, picture: &[f32], y: &mut [f32], argmax: &mut [u8]) {
-        let c = y.len();
-        let whole = c - c % TILE;
-        for tile in (0..whole).step_by(TILE) {
-            let (mut best, mut place) = ([f32::NEG_INFINITY; TILE], [0u32; TILE]);
-            for (i, &(number, pixel)) in taps.iter().enumerate() {
-                let first = i == 0;
-                match pixel {
-                    Some(pixel) => {
-                        let x: &[f32; TILE] = picture[pixel + tile..][..TILE].try_into().expect("TILE channels");
-                        for l in 0..TILE {
-                            let wins = first | (x[l] > best[l]) | x[l].is_nan();
-                            best[l] = if wins { x[l] } else { best[l] };
-                            place[l] = if wins { u32::from(number) } else { place[l] };
-                        }
-                    }
-                    None => {
-                        for l in 0..TILE {
-                            let wins = first | (padding > best[l]);
-                            best[l] = if wins { padding } else { best[l] };
-                            place[l] = if wins { u32::from(PADDING) } else { place[l] };
-                        }
-                    }
-                }
-            }
-            y[tile..tile + TILE].copy_from_slice(&best);
-            if !argmax.is_empty() {
-                for (argmax, place) in argmax[tile..tile + TILE].iter_mut().zip(place) {
-                    *argmax = place as u8;
-                }
+/// Maximum of one window for every channel. Ties stay with the first tap; NaN wins.
+#[inline(always)]
+fn max_window(taps: &[Tap], padding: f32, picture: &[f32], y: &mut [f32], argmax: &mut [u8]) {
+    let c = y.len();
+    let whole = c - c % TILE;
+    for tile in (0..whole).step_by(TILE) {
+        let value = |pixel: Option<usize>| -> [f32; TILE] {
+            pixel.map_or([padding; TILE], |pixel| picture[pixel + tile..][..TILE].try_into().expect("TILE channels"))
+        };
+        let number = |(number, pixel): Tap| if pixel.is_some() { u32::from(number) } else { u32::from(PADDING) };
+        let (mut best, mut place) = (value(taps[0].1), [number(taps[0]); TILE]);
+        for &tap in &taps[1..] {
+            let (x, number) = (value(tap.1), number(tap));
+            // Whole arrays are replaced, so that they stay in registers.
+            let wins: [bool; TILE] = std::array::from_fn(|l| (x[l] > best[l]) | x[l].is_nan());
+            best = std::array::from_fn(|l| if wins[l] { x[l] } else { best[l] });
+            place = std::array::from_fn(|l| if wins[l] { number } else { place[l] });
+        }
+        for (y, best) in y[tile..tile + TILE].iter_mut().zip(best) {
+            *y = best;
+        }
+        if !argmax.is_empty() {
+            for (argmax, place) in argmax[tile..tile + TILE].iter_mut().zip(place) {
+                *argmax = place as u8;
             }
         }
-        for ch in whole..c {
-            let (mut best, mut place) = (f32::NEG_INFINITY, 0);
-            for (i, &(number, pixel)) in taps.iter().enumerate() {
-                let (value, number) = pixel.map_or((padding, PADDING), |pixel| (picture[pixel + ch], number));
-                if i == 0 || value > best || value.is_nan() {
-                    (best, place) = (value, number);
+    }
+    for ch in whole..c {
+        let (mut best, mut place) = (f32::NEG_INFINITY, 0);
+        for (i, &(number, pixel)) in taps.iter().enumerate() {
+            let (value, number) = pixel.map_or((padding, PADDING), |pixel| (picture[pixel + ch], number));
+            if i == 0 || value > best || value.is_nan() {
+                (best, place) = (value, number);
+            }
+        }
+        y[ch] = best;
+        if !argmax.is_empty() {
+            argmax[ch] = place;
+        }
+    }
+}
+
+multiversion! {
+    /// One output row.
+    fn max_row(problem: &Pool2dProblem, p: usize, padding: f32, picture: &[f32], y: &mut [f32], argmax: &mut [u8]) {
+        let (c, w, s) = (problem.c as usize, problem.w as usize, problem.s as usize);
+        let (stride, pad) = (problem.stride_w as usize, problem.pad_left as usize);
+        let mut taps = Vec::with_capacity(problem.r as usize * s);
+        // The column whose windows `taps` belong to, when they touch no padding at the sides: the windows
+        // right of it have the same taps in a picture that starts later.
+        let mut inner = None;
+        for (q, y) in y.chunks_exact_mut(c).enumerate() {
+            let argmax = if argmax.is_empty() { &mut [][..] } else { &mut argmax[q * c..][..c] };
+            let is_inner = q * stride >= pad && q * stride + s <= w + pad;
+            let shift = match inner {
+                Some(first) if is_inner => (q - first) * stride * c,
+                _ => {
+                    list_taps(problem, p, q, &mut taps);
+                    inner = is_inner.then_some(q);
+                    0
                 }
-            }
-            y[ch] = best;
-            if !argmax.is_empty() {
-                argmax[ch] = place;
-            }
+            };
+            max_window(&taps, padding, &picture[shift..], y, argmax);
         }
     }
 }
@@ -161,12 +178,7 @@ pub fn max(
             argmax.fill(0);
             return;
         }
-        let mut taps = Vec::with_capacity(problem.r as usize * problem.s as usize);
-        for (q, y) in y.chunks_exact_mut(c).enumerate() {
-            list_taps(problem, i % p, q, &mut taps);
-            let argmax = if argmax.is_empty() { &mut [][..] } else { &mut argmax[q * c..][..c] };
-            max_window(&taps, padding_value, x, y, argmax);
-        }
+        max_row(problem, i % p, padding_value, x, y, argmax);
     };
     match argmax {
         Some(argmax) => y
@@ -180,12 +192,32 @@ pub fn max(
 }
 
 multiversion! {
-    /// `dx += dy` where the window was won by `place`.
-    fn scatter(place: u8, dy: &[f32], argmax: &[u8], dx: &mut [f32]) {
-        let len = dx.len();
-        let (dy, argmax) = (&dy[..len], &argmax[..len]);
-        for i in 0..len {
-            dx[i] += if argmax[i] == place { dy[i] } else { 0.0 };
+    /// What one output row sends to one input row, `tap_row` of its windows:
+    /// `dx[column of the tap] += dy` where the window was won by the tap.
+    fn scatter_row(problem: &Pool2dProblem, tap_row: usize, dy: &[f32], argmax: Option<&[u8]>, dx: &mut [f32]) {
+        let (c, w, s) = (problem.c as usize, problem.w as usize, problem.s as usize);
+        for (q, dy) in dy.chunks_exact(c).enumerate() {
+            for tap_column in 0..s {
+                let column = (q * problem.stride_w as usize + tap_column).checked_sub(problem.pad_left as usize);
+                let Some(column) = column.filter(|&column| column < w) else {
+                    continue;
+                };
+                let dx = &mut dx[column * c..][..c];
+                match argmax {
+                    Some(argmax) => {
+                        let argmax = &argmax[q * c..][..c];
+                        let place = (tap_row * s + tap_column) as u8;
+                        for ch in 0..c {
+                            dx[ch] += if argmax[ch] == place { dy[ch] } else { 0.0 };
+                        }
+                    }
+                    None => {
+                        for ch in 0..c {
+                            dx[ch] += dy[ch];
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -238,34 +270,20 @@ pub fn max_backward(
             "only 1x1 windows without padding do without it",
         ));
     }
-    let Pool2dProblem { h, w, c, r, s, p, q, stride_h, stride_w, pad_top, pad_left, .. } = *problem;
-    let [h, w, c, r, s, p, q] = [h, w, c, r, s, p, q].map(|extent| extent as usize);
-    let [stride_h, stride_w, pad_top, pad_left] = [stride_h, stride_w, pad_top, pad_left].map(|size| size as usize);
+    let Pool2dProblem { h, w, c, r, p, q, stride_h, pad_top, .. } = *problem;
+    let [h, w, c, r, p, q, stride_h, pad_top] = [h, w, c, r, p, q, stride_h, pad_top].map(|size| size as usize);
     dx.par_chunks_exact_mut(w * c).enumerate().for_each(|(i, dx)| {
         let (n, row) = (i / h, i % h);
         if !accumulate {
             dx.fill(0.0);
         }
-        // Windows over this row: p · stride_h <= row + pad_top < p · stride_h + r.
+        // Windows over this row: out_row · stride_h <= row + pad_top < out_row · stride_h + r.
         let padded = row + pad_top;
         let first = (padded + 1).saturating_sub(r).div_ceil(stride_h);
         for out_row in first..p.min(padded / stride_h + 1) {
-            let tap_row = padded - out_row * stride_h;
             let start = (n * p + out_row) * q * c;
-            for column in 0..q {
-                let offset = start + column * c;
-                let dy = &dy[offset..][..c];
-                for tap_column in 0..s {
-                    let Some(x) = (column * stride_w + tap_column).checked_sub(pad_left).filter(|&x| x < w) else {
-                        continue;
-                    };
-                    let dx = &mut dx[x * c..][..c];
-                    match argmax {
-                        Some(argmax) => scatter((tap_row * s + tap_column) as u8, dy, &argmax[offset..][..c], dx),
-                        None => add_assign(dy, dx),
-                    }
-                }
-            }
+            let argmax = argmax.map(|argmax| &argmax[start..][..q * c]);
+            scatter_row(problem, padded - out_row * stride_h, &dy[start..][..q * c], argmax, dx);
         }
     });
     Ok(())

@@ -103,7 +103,7 @@ pub fn batch_norm(
             let (mut running_mean, mut running_var) = (running.mean.write::<f32>()?, running.var.write::<f32>()?);
             let (vars, running_mean, running_var) = (&mut *vars, &mut *running_mean, &mut *running_var);
             let (momentum, unbiased) = (running.momentum, running.unbiased);
-            on_cpu!(device, "batch_norm", {
+            on_cpu!(device, "batch_norm.statistics", {
                 cpu::batch_norm::statistics(rows, c, xs, means, vars)?;
                 cpu::batch_norm::update_running(running_mean, running_var, means, vars, rows, momentum, unbiased)?;
                 cpu::batch_norm::inv_std(vars, eps, inv_stds)
@@ -115,7 +115,7 @@ pub fn batch_norm(
             on_cpu!(device, "batch_norm", { cpu::batch_norm::inv_std(running_var, eps, inv_stds) })?;
         }
         let (means, inv_stds) = (&*means, &*inv_stds);
-        on_cpu!(device, "batch_norm", {
+        on_cpu!(device, "batch_norm.normalize", {
             cpu::batch_norm::normalize(rows, c, xs, means, inv_stds, gammas, betas, relu, ys)
         })?;
     }
@@ -139,7 +139,7 @@ pub fn batch_norm(
         let mut dbetas = dbeta.as_ref().map(Tensor::write::<f32>).transpose()?;
         let (xs, dys, gammas, betas, means, inv_stds) = (&*xs, &*dys, &*gammas, &*betas, &*means, &*inv_stds);
         let (dxs, dgammas, dbetas) = (dxs.as_deref_mut(), dgammas.as_deref_mut(), dbetas.as_deref_mut());
-        on_cpu!(device, "batch_norm", {
+        on_cpu!(device, "batch_norm.backward", {
             if training {
                 cpu::batch_norm::backward_train(
                     rows, c, xs, dys, means, inv_stds, gammas, betas, relu, dxs, accumulate, dgammas, dbetas,

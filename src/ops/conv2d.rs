@@ -57,7 +57,7 @@ pub fn conv2d(x: &Var, w: &Var, b: Option<&Var>, residual: Option<&Var>, window:
         let rs = residual.map(|r| r.tensor().read::<f32>()).transpose()?;
         let mut ys = y.write::<f32>()?;
         let (xs, ws, bs, rs, ys) = (&*xs, &*ws, bs.as_deref(), rs.as_deref(), &mut *ys);
-        on_cpu!(device, "conv2d", { cpu::conv2d::fprop(problem, xs, ws, bs, rs, ys) })?;
+        on_cpu!(device, "conv2d.fprop", { cpu::conv2d::fprop(problem, xs, ws, bs, rs, ys) })?;
     }
 
     let mut inputs = vec![x, w];
@@ -73,12 +73,12 @@ pub fn conv2d(x: &Var, w: &Var, b: Option<&Var>, residual: Option<&Var>, window:
         {
             let (dys, mut dbs) = (dy.read::<f32>()?, db.write::<f32>()?);
             let (dys, dbs) = (&*dys, &mut *dbs);
-            on_cpu!(device, "conv2d", { cpu::conv2d::bias_grad(problem, dys, dbs) })?;
+            on_cpu!(device, "conv2d.bias_grad", { cpu::conv2d::bias_grad(problem, dys, dbs) })?;
         }
         if let Some(dw) = gradients.accumulator(w_node, w.shape(), &w)? {
             let (xs, dys, mut dws) = (x.read::<f32>()?, dy.read::<f32>()?, dw.write::<f32>()?);
             let (xs, dys, dws) = (&*xs, &*dys, &mut *dws);
-            on_cpu!(device, "conv2d", { cpu::conv2d::wgrad(problem, xs, dys, dws) })?;
+            on_cpu!(device, "conv2d.wgrad", { cpu::conv2d::wgrad(problem, xs, dys, dws) })?;
         }
         let (x_shape, like) = (x.shape().to_vec(), dy.clone());
         // The activation is no longer needed; its memory can serve dx.
@@ -88,7 +88,7 @@ pub fn conv2d(x: &Var, w: &Var, b: Option<&Var>, residual: Option<&Var>, window:
             {
                 let (ws, dys, mut dxs) = (w.read::<f32>()?, dy.read::<f32>()?, dx.write::<f32>()?);
                 let (ws, dys, dxs) = (&*ws, &*dys, &mut *dxs);
-                on_cpu!(device, "conv2d", { cpu::conv2d::dgrad(problem, ws, dys, dxs) })?;
+                on_cpu!(device, "conv2d.dgrad", { cpu::conv2d::dgrad(problem, ws, dys, dxs) })?;
             }
             gradients.add(x_node, dx)?;
         }

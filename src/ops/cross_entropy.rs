@@ -63,7 +63,7 @@ pub fn cross_entropy(logits: &Var, labels: &Tensor) -> Result<Var> {
         let dloss = dy.item()?;
         let (zs, ls, mut dzs) = (saved.read::<f32>()?, labels.read::<i32>()?, tensor.write::<f32>()?);
         let (zs, ls, dzs) = (&*zs, &*ls, &mut *dzs);
-        on_cpu!(dy.device(), "cross_entropy", {
+        on_cpu!(dy.device(), "cross_entropy.backward", {
             cpu::cross_entropy::backward(n, classes, zs, ls, dloss, accumulate, dzs)
         })
     })

@@ -41,7 +41,7 @@ pub fn relu(x: &Var) -> Result<Var> {
         let Some(Target { tensor, accumulate }) = gradients.target(node, saved.shape(), &saved)? else { return Ok(()) };
         let (xs, dys, mut dxs) = (saved.read::<f32>()?, dy.read::<f32>()?, tensor.write::<f32>()?);
         let (xs, dys, dxs) = (&*xs, &*dys, &mut *dxs);
-        on_cpu!(dy.device(), "relu", { cpu::elementwise::relu_backward(xs, dys, accumulate, dxs) })
+        on_cpu!(dy.device(), "relu.backward", { cpu::elementwise::relu_backward(xs, dys, accumulate, dxs) })
     })
 }
 

@@ -68,19 +68,19 @@ pub fn linear(x: &Var, w: &Var, b: Option<&Var>) -> Result<Var> {
         {
             let mut dbs = db.write::<f32>()?;
             let dbs = &mut *dbs;
-            on_cpu!(device, "linear", { cpu::linear::backward_b(n, outputs, dys, dbs) })?;
+            on_cpu!(device, "linear.backward", { cpu::linear::backward_b(n, outputs, dys, dbs) })?;
         }
         if let Some(dw) = gradients.accumulator(w_node, w.shape(), &w)? {
             let (xs, mut dws) = (x.read::<f32>()?, dw.write::<f32>()?);
             let (xs, dws) = (&*xs, &mut *dws);
-            on_cpu!(device, "linear", { cpu::linear::backward_w(n, outputs, inputs, xs, dys, dws) })?;
+            on_cpu!(device, "linear.backward", { cpu::linear::backward_w(n, outputs, inputs, xs, dys, dws) })?;
         }
         if x_node.is_some() {
             let dx = Tensor::empty(device, x.shape(), x.dtype())?;
             {
                 let (ws, mut dxs) = (w.read::<f32>()?, dx.write::<f32>()?);
                 let (ws, dxs) = (&*ws, &mut *dxs);
-                on_cpu!(device, "linear", { cpu::linear::backward_x(n, outputs, inputs, ws, dys, dxs) })?;
+                on_cpu!(device, "linear.backward", { cpu::linear::backward_x(n, outputs, inputs, ws, dys, dxs) })?;
             }
             gradients.add(x_node, dx)?;
         }

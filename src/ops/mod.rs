@@ -31,7 +31,7 @@ macro_rules! on_cpu {
     ($device:expr, $op:literal, $body:block) => {{
         #[cfg(feature = "cpu")]
         {
-            $device.run(|| $body)
+            $device.run_op($op, || $body)
         }
         #[cfg(not(feature = "cpu"))]
         {

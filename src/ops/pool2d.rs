@@ -52,7 +52,9 @@ pub fn max_pool2d(x: &Var, filter: [u32; 2], window: Window, padding_value: f32)
         let (dys, mut dxs) = (dy.read::<f32>()?, tensor.write::<f32>()?);
         let indices = argmax.as_ref().map(Tensor::read::<u8>).transpose()?;
         let (dys, dxs, indices) = (&*dys, &mut *dxs, indices.as_deref());
-        on_cpu!(dy.device(), "max_pool2d", { cpu::pool2d::max_backward(&problem, dys, indices, accumulate, dxs) })
+        on_cpu!(dy.device(), "max_pool2d.backward", {
+            cpu::pool2d::max_backward(&problem, dys, indices, accumulate, dxs)
+        })
     })
 }
 
@@ -95,6 +97,8 @@ pub fn global_avg_pool(x: &Var) -> Result<Var> {
         let Some(Target { tensor, accumulate }) = gradients.target(node, &[n, h, w, c], &dy)? else { return Ok(()) };
         let (dys, mut dxs) = (dy.read::<f32>()?, tensor.write::<f32>()?);
         let (dys, dxs) = (&*dys, &mut *dxs);
-        on_cpu!(dy.device(), "global_avg_pool", { cpu::pool2d::global_avg_backward(n, h * w, c, dys, accumulate, dxs) })
+        on_cpu!(dy.device(), "global_avg_pool.backward", {
+            cpu::pool2d::global_avg_backward(n, h * w, c, dys, accumulate, dxs)
+        })
     })
 }

@@ -172,7 +172,7 @@ pub fn l2_normalize(z: &Var) -> Result<Var> {
         let Some(Target { tensor, accumulate }) = gradients.target(node, saved.shape(), &saved)? else { return Ok(()) };
         let (zs, dys, mut dzs) = (saved.read::<f32>()?, dy.read::<f32>()?, tensor.write::<f32>()?);
         let (zs, dys, dzs) = (&*zs, &*dys, &mut *dzs);
-        on_cpu!(dy.device(), "l2_normalize", {
+        on_cpu!(dy.device(), "l2_normalize.backward", {
             cpu::supcon::l2_normalize_backward(n, dim, NORM_EPS, zs, dys, accumulate, dzs)
         })
     })
@@ -215,7 +215,7 @@ pub fn similarity_matrix(z: &Var, temperature: f32) -> Result<Var> {
         let Some(Target { tensor, accumulate }) = gradients.target(node, saved.shape(), &saved)? else { return Ok(()) };
         let (zs, dys, mut dzs) = (saved.read::<f32>()?, dy.read::<f32>()?, tensor.write::<f32>()?);
         let (zs, dys, dzs) = (&*zs, &*dys, &mut *dzs);
-        on_cpu!(dy.device(), "similarity_matrix", {
+        on_cpu!(dy.device(), "similarity_matrix.backward", {
             cpu::supcon::similarity_matrix_backward(n, dim, zs, temperature, dys, accumulate, dzs)
         })
     })

@@ -12,9 +12,9 @@ pub struct AdamConfig {
     /// Step size α.
     pub learning_rate: f32,
     /// Decay β₁ of the first moment.
-    pub beta_1: f32,
+    pub beta_1: f64,
     /// Decay β₂ of the second moment.
-    pub beta_2: f32,
+    pub beta_2: f64,
     /// Added to the uncorrected root of the second moment ("epsilon hat").
     pub eps: f32,
 }

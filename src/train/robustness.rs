@@ -276,7 +276,7 @@ impl Robustness {
 
     /// Accuracy in percent, corruptions by severities with means, as lines of text; what is missing is said below.
     pub fn table(&self) -> String {
-        let width = self.rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max("all severities".len());
+        let width = self.rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max("severity".len());
         let mut text = format!(
             "{}: accuracy in %, {} images per corruption and severity\n{:width$} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7}\n",
             self.source, self.images, "severity", 1, 2, 3, 4, 5, "mean"
@@ -293,7 +293,12 @@ impl Robustness {
         }
         let columns = std::array::from_fn(|s| mean(self.rows.iter().map(|row| &row.accuracy[s])));
         line("mean", &columns, Some(self.mean_all));
-        let _ = writeln!(text, "mean over all severities {}, {}", percent(Some(self.mean_all)), self.other_means());
+        let _ = write!(text, "mean over all severities {}", percent(Some(self.mean_all)));
+        let _ = write!(text, ", severity 5 only {}", percent(self.mean_severity_5));
+        if self.mean_benchmark.is_some() {
+            let _ = write!(text, ", 15 benchmark corruptions {}", percent(self.mean_benchmark));
+        }
+        text.push('\n');
         if self.generated_subset {
             let _ = writeln!(
                 text,
@@ -306,14 +311,6 @@ impl Robustness {
         text
     }
 
-    fn other_means(&self) -> String {
-        let mut text = format!("severity 5 only {}", percent(self.mean_severity_5));
-        if self.mean_benchmark.is_some() {
-            let _ = write!(text, ", 15 benchmark corruptions {}", percent(self.mean_benchmark));
-        }
-        text
-    }
-
     /// The table as a heat map from 0 to 100 %, so that pictures of two models compare.
     ///
     /// # Errors
@@ -322,13 +319,20 @@ impl Robustness {
         let names: Vec<&str> = self.rows.iter().map(|row| row.name.as_str()).collect();
         let values: Vec<Vec<Option<f64>>> =
             self.rows.iter().map(|row| row.accuracy.map(|value| value.map(|value| 100.0 * value)).to_vec()).collect();
-        let title = format!(
-            "{}, accuracy: mean {} %, severity 5: {} %",
-            self.source,
-            percent(Some(self.mean_all)),
-            percent(self.mean_severity_5)
-        );
-        heat_map(&title, &names, &["1", "2", "3", "4", "5"], &values, (0.0, 100.0), "%")
+        let mut title = self.source.clone();
+        if self.generated_subset {
+            title.push_str(" of CIFAR-10-C");
+        }
+        let total = corruptions().count();
+        if names.len() < total {
+            let _ = write!(title, " ({} of {total})", names.len());
+        }
+        let _ = write!(title, ": mean accuracy {} %", percent(Some(self.mean_all)));
+        if self.mean_severity_5.is_some() {
+            let _ = write!(title, ", severity 5: {} %", percent(self.mean_severity_5));
+        }
+        let columns = ["severity 1", "severity 2", "severity 3", "severity 4", "severity 5"];
+        heat_map(&title, &names, &columns, &values, (0.0, 100.0), "%")
     }
 
     /// Writes `STEM.json` and the heat map `STEM.png` into `folder`, each whole or not at all.

@@ -52,3 +52,38 @@ pub fn assert_close(op: &str, problem: &dyn Debug, shape: &[usize], got: &[f32],
     }
     assert!(bad == 0, "{op} {problem:?}: {bad} of {} differ, worst {worst:.2} of the bound{report}", got.len());
 }
+
+/// `x` in f64.
+pub fn widen(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Central differences of `f` at `x`, one element at a time.
+pub fn numeric_gradient(x: &[f64], step: f64, f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut x = x.to_vec();
+    (0..x.len())
+        .map(|i| {
+            let old = x[i];
+            x[i] = old + step;
+            let above = f(&x);
+            x[i] = old - step;
+            let below = f(&x);
+            x[i] = old;
+            (above - below) / (2.0 * step)
+        })
+        .collect()
+}
+
+/// `Σ a * b`: the scalar whose gradient a backward pass computes.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Fails unless `result` is an error whose text contains every one of `parts`.
+#[track_caller]
+pub fn assert_error<T: Debug>(result: warpsmith::Result<T>, parts: &[&str]) {
+    let text = result.expect_err("an error").to_string();
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+}

@@ -3,3 +3,4 @@
 
 mod fs;
 mod plot;
+mod robustness;
