@@ -56,6 +56,11 @@ impl Swa {
         &self.average
     }
 
+    /// Whether a snapshot was taken in the first `steps` steps.
+    pub fn has_average(&self, steps: u64) -> bool {
+        steps > self.start
+    }
+
     /// Takes a snapshot if one is due after zero-based step `i`.
     ///
     /// # Errors
