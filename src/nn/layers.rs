@@ -244,3 +244,78 @@ impl Dense {
         Ok(y)
     }
 }
+
+/// Standardisation of each channel by a mean and variance that [`Normalization::adapt`] learns from data; the identity
+/// until then. It holds 2c + 1 numbers that are not trained, as in Keras 2.
+///
+/// Source: `keras.layers.Normalization`.
+#[derive(Debug, Clone)]
+pub struct Normalization {
+    mean: StatId,
+    variance: StatId,
+    count: StatId,
+    c: usize,
+}
+
+impl Normalization {
+    /// A normalisation of `c` channels.
+    pub fn new(builder: &mut ParamsBuilder, name: &str, c: usize) -> Self {
+        Normalization {
+            mean: builder.stat(&format!("{name}/mean"), &[c], 0.0),
+            variance: builder.stat(&format!("{name}/variance"), &[c], 1.0),
+            count: builder.stat(&format!("{name}/count"), &[1], 0.0),
+            c,
+        }
+    }
+
+    /// Sets mean and population variance to those of u8 images, each slice one image `[.., c]`.
+    ///
+    /// # Errors
+    /// When there is no pixel, or a slice does not hold whole pixels.
+    ///
+    /// # Determinism
+    /// Exact: sums of integers.
+    pub fn adapt<'p>(&self, params: &Params, images: impl IntoIterator<Item = &'p [u8]>) -> Result<()> {
+        let mut sums = vec![(0u64, 0u64); self.c];
+        let mut elems = 0;
+        for image in images {
+            if image.len() % self.c != 0 {
+                return Err(Error::shape(
+                    "Normalization::adapt",
+                    format_args!("images of {} channels", self.c),
+                    format_args!("{} values", image.len()),
+                    "pass whole pixels",
+                ));
+            }
+            elems += image.len() as u64;
+            for pixel in image.chunks_exact(self.c) {
+                for ((sum, squares), &x) in sums.iter_mut().zip(pixel) {
+                    *sum += u64::from(x);
+                    *squares += u64::from(x) * u64::from(x);
+                }
+            }
+        }
+        if elems == 0 {
+            return Err(Error::argument("Normalization::adapt", "at least one pixel", 0, "pass the training images"));
+        }
+        let n = (elems / self.c as u64) as f64;
+        let (means, variances) = (params.stat(self.mean)?, params.stat(self.variance)?);
+        let (mut means, mut variances) = (means.write::<f32>()?, variances.write::<f32>()?);
+        for (i, (sum, squares)) in sums.into_iter().enumerate() {
+            let mean = sum as f64 / n;
+            means[i] = mean as f32;
+            // In f64 the difference keeps about 12 digits: bytes are small integers.
+            variances[i] = (squares as f64 / n - mean * mean).max(0.0) as f32;
+        }
+        params.stat(self.count)?.write::<f32>()?[0] = n as f32;
+        Ok(())
+    }
+
+    /// `(x - mean) / max(sqrt(variance), 1e-7)`.
+    ///
+    /// # Errors
+    /// When the last extent of `x` is not the layer's.
+    pub fn forward(&self, pass: &Forward, x: &Var) -> Result<Var> {
+        ops::normalization(x, &pass.params.stat(self.mean)?, &pass.params.stat(self.variance)?)
+    }
+}

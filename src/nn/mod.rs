@@ -5,6 +5,6 @@ pub mod layers;
 pub mod params;
 pub mod resnet50v2;
 
-pub use layers::{BatchNorm, Conv2d, Dense, Forward, KerasVersion, Mode};
+pub use layers::{BatchNorm, Conv2d, Dense, Forward, KerasVersion, Mode, Normalization};
 pub use params::{Init, ParamId, Params, ParamsBuilder, Snapshot, StatId};
 pub use resnet50v2::{Head, ResNet50V2};

@@ -53,7 +53,8 @@ pub fn evaluate(
     Ok(Evaluation { loss: loss / images as f64, accuracy: correct as f64 / images as f64, images })
 }
 
-/// Replaces the moving statistics of every batch norm that is not frozen by those of one pass over the loader's data.
+/// Replaces the moving statistics of every batch norm that is not frozen by those of one pass over the loader's data:
+/// the images that the model trains on, so the noisy ones of a pair.
 ///
 /// # Errors
 /// When the model refuses the images, or the session is asked to stop.
@@ -64,7 +65,7 @@ pub fn recompute_statistics(session: &Session, params: &Params, forward: &Forwar
         let Some(batch) = batches.next().transpose()? else {
             return Err(Error::argument("recompute_statistics", "a batch per step", "none", "the loader ended early"));
         };
-        let images = pass.tape.constant(batch.images[0].clone());
-        forward(pass, &images).map(|_| ())
+        let Some(images) = batch.images.last() else { return Ok(()) };
+        forward(pass, &pass.tape.constant(images.clone())).map(|_| ())
     })
 }

@@ -141,19 +141,16 @@ pub fn fit(session: &mut Session, mut fit: Fit) -> Result<RunRecord> {
         session.load_model(fit.name, fit.params)?;
         return Ok(record);
     }
-    let started = session.take_progress(fit.name);
-    let mut run = match started {
+    let mut run = match session.progress(fit.name)? {
         Some((progress, file)) => Running::restored(&mut fit, progress, &file)?,
         None => Running::fresh(&fit),
     };
     let steps = fit.loader.steps();
     let limit = fit.max_steps.unwrap_or(u64::MAX).min(u64::from(fit.epochs) * steps as u64);
-    while run.progress.epoch < fit.epochs && run.progress.steps < limit {
+    while run.goes_on(fit.epochs, limit) {
         run.train_epoch(session, &mut fit, steps, limit)?;
         let record = run.epoch_record();
-        if run.end_epoch(session, &mut fit, record)? {
-            break;
-        }
+        run.end_epoch(session, &mut fit, record)?;
     }
     run.finish(session, &fit)
 }
@@ -192,6 +189,14 @@ impl Running {
         fit.optimizer.set_t(progress.steps);
         fit.optimizer.set_learning_rate(progress.learning_rate);
         Ok(Running { progress, best })
+    }
+
+    /// Whether there is something left to train or to validate. Asked of a restored run too, so the answer is in
+    /// the checkpoint: an epoch may have all its steps and still lack its validation.
+    fn goes_on(&self, epochs: u32, limit: u64) -> bool {
+        let p = &self.progress;
+        let stopped = p.early_stopping.as_ref().is_some_and(|callback| callback.stopped);
+        !stopped && p.epoch < epochs && (p.steps < limit || p.step > 0)
     }
 
     fn save(&self, session: &mut Session, fit: &Fit) -> Result<()> {
@@ -270,14 +275,19 @@ impl Running {
         }
     }
 
-    /// Validation, callbacks and checkpoint. Returns whether training should stop.
-    fn end_epoch(&mut self, session: &mut Session, fit: &mut Fit, mut record: EpochRecord) -> Result<bool> {
-        let live = fit.params.snapshot()?;
-        if let Some(validate) = fit.validate {
+    /// Validation, callbacks and checkpoint.
+    fn end_epoch(&mut self, session: &mut Session, fit: &mut Fit, mut record: EpochRecord) -> Result<()> {
+        // Validation may look at averaged weights and recomputed statistics; training goes on with the live ones.
+        let live = fit.validate.is_some().then(|| fit.params.snapshot()).transpose()?;
+        let mut evaluated = None;
+        if let (Some(validate), Some(live)) = (fit.validate, &live) {
             let result = prepare(session, fit, self.progress.steps).and_then(|_| validate(session, fit.params));
+            if fit.early_stopping.is_some() && result.is_ok() {
+                evaluated = Some(fit.params.snapshot()?);
+            }
+            fit.params.restore(live)?;
             if result.is_err() {
                 // Interrupted while validating: the epoch is trained, and resuming validates again.
-                fit.params.restore(&live)?;
                 self.save(session, fit)?;
             }
             let result = result?;
@@ -285,15 +295,12 @@ impl Running {
             record.val_accuracy = Some(result.accuracy);
         }
         let p = &mut self.progress;
-        let mut stop = false;
         if let (Some((name, _)), Some(callback)) = (&fit.early_stopping, &mut p.early_stopping) {
             let decision = callback.epoch_end(p.epoch, monitored(name, &record)?);
             if decision.save {
-                self.best = Some(fit.params.snapshot()?);
+                self.best = Some(evaluated.map_or_else(|| fit.params.snapshot(), Ok)?);
             }
-            stop = decision.stop;
         }
-        fit.params.restore(&live)?;
         if let (Some((name, _)), Some(callback)) = (&fit.reduce_lr, &mut p.reduce_lr) {
             p.learning_rate = callback.epoch_end(monitored(name, &record)?, p.learning_rate);
             fit.optimizer.set_learning_rate(p.learning_rate);
@@ -301,8 +308,7 @@ impl Running {
         session.observer.epoch(fit.name, fit.epochs, &record);
         p.history.push(record);
         (p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.seconds) = (p.epoch + 1, 0, 0.0, None, 0, 0.0);
-        self.save(session, fit)?;
-        Ok(stop)
+        self.save(session, fit)
     }
 
     /// The finished weights, their evaluation and their record.
@@ -362,16 +368,27 @@ fn step(session: &Session, fit: &mut Fit, i: u64, batch: &Batch) -> Result<(f32,
 /// the moving ones cannot be trusted. Says how the statistics came about.
 fn prepare(session: &mut Session, fit: &Fit, steps: u64) -> Result<String> {
     let averaged = match &fit.swa {
-        Some(swa) if fit.assign_swa => {
+        Some(swa) if fit.assign_swa && swa.has_average(steps) => {
             swa.assign(fit.params)?;
             true
         }
         _ => false,
     };
+    if !trains_batch_norm(fit.params) {
+        return Ok("frozen".into());
+    }
     if !averaged && !(fit.recompute_short && steps < WARM_STEPS) {
         return Ok("moving averages".into());
     }
     recompute_statistics(session, fit.params, fit.forward, fit.loader)?;
     let why = if averaged { "the weights are averages".to_string() } else { format!("only {steps} steps were taken") };
     Ok(format!("recomputed over {} training images, because {why}", fit.loader.set().len()))
+}
+
+/// Whether any batch norm is not frozen; a frozen one keeps its statistics.
+fn trains_batch_norm(params: &Params) -> bool {
+    params.stat_names().any(|name| {
+        let gamma = name.strip_suffix("/moving_mean").and_then(|layer| params.find(&format!("{layer}/gamma")));
+        gamma.is_some_and(|gamma| params.is_trainable(gamma))
+    })
 }

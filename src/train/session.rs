@@ -122,7 +122,6 @@ pub struct Session {
     folder: PathBuf,
     device: Device,
     state: State,
-    restored: Option<TensorFile>,
     started: Instant,
     /// Watches progress.
     pub observer: Box<dyn Observer>,
@@ -148,7 +147,7 @@ impl Session {
             wall_seconds: 0.0,
             peak_memory_bytes: 0,
         };
-        let mut session = Session::over(folder, device, state, None);
+        let mut session = Session::over(folder, device, state);
         session.save(&[])?;
         Ok(session)
     }
@@ -187,15 +186,14 @@ impl Session {
                 "resume with the example that wrote it",
             ));
         }
-        Ok(Session::over(folder, device, state, Some(file)))
+        Ok(Session::over(folder, device, state))
     }
 
-    fn over(folder: &Path, device: &Device, state: State, restored: Option<TensorFile>) -> Session {
+    fn over(folder: &Path, device: &Device, state: State) -> Session {
         Session {
             folder: folder.to_path_buf(),
             device: device.clone(),
             state,
-            restored,
             started: Instant::now(),
             observer: Box::new(Quiet),
             stop: StopFlag::new(),
@@ -265,11 +263,13 @@ impl Session {
     }
 
     /// The progress of `run` and the file with its tensors, if that is the run the checkpoint holds.
-    pub(crate) fn take_progress(&mut self, run: &str) -> Option<(Progress, TensorFile)> {
-        if self.state.progress.as_ref()?.run != run {
-            return None;
+    pub(crate) fn progress(&self, run: &str) -> Result<Option<(Progress, TensorFile)>> {
+        match &self.state.progress {
+            Some(progress) if progress.run == run => {
+                Ok(Some((progress.clone(), TensorFile::open(&self.folder.join(CHECKPOINT))?)))
+            }
+            _ => Ok(None),
         }
-        Some((self.state.progress.clone()?, self.restored.take()?))
     }
 
     /// Writes the checkpoint of the run in progress.
@@ -283,7 +283,6 @@ impl Session {
         checkpoint::save(params, &self.model_path(&record.name))?;
         self.state.finished.push(record);
         self.state.progress = None;
-        self.restored = None;
         self.save(&[])
     }
 
