@@ -81,7 +81,7 @@ pub fn weights_row(case: &Case) -> Fallible<Output> {
     if first > shape.iter().product() {
         return fail(format!("arg `first`: `{name}` has fewer than {first} values"));
     }
-    // Without a salt the library's network must have the same value there; `Model` uses this very function.
+    // The function that fills the network of the other rows.
     let values = formula_weights(&name, &shape, salt(case)?, case.number("gain")?, first)?;
     Ok(Output::new(&[first], &values))
 }
