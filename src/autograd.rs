@@ -71,6 +71,11 @@ impl Tape {
         self.len() == 0
     }
 
+    /// Whether both record on the same list.
+    fn is(&self, other: &Tape) -> bool {
+        matches!((&self.nodes, &other.nodes), (Some(a), Some(b)) if Rc::ptr_eq(a, b))
+    }
+
     fn push(&self, node: Node) -> NodeId {
         let mut nodes = self.nodes.as_ref()?.borrow_mut();
         nodes.list.push(node);
@@ -90,14 +95,17 @@ impl Tape {
     /// An input whose gradient is added (`+=`) to `accumulator`: a parameter and its place in the gradient arena.
     ///
     /// # Errors
-    /// When the two differ in shape or type.
+    /// When the two differ in shape, type or device.
     pub fn parameter(&self, tensor: Tensor, accumulator: Tensor) -> Result<Var> {
-        if tensor.shape() != accumulator.shape() || tensor.dtype() != accumulator.dtype() {
+        let same = tensor.shape() == accumulator.shape()
+            && tensor.dtype() == accumulator.dtype()
+            && tensor.device() == accumulator.device();
+        if !same {
             return Err(Error::tensor(
                 "Tape::parameter",
                 &tensor,
                 &accumulator,
-                "a gradient has its parameter's shape and type",
+                "a gradient has its parameter's shape, type and device",
             ));
         }
         Ok(Var { node: self.push(Node::Leaf(Some(accumulator))), tensor, tape: self.clone() })
@@ -158,11 +166,7 @@ impl Var {
             return Err(Error::argument(op, "at least one input", 0, "an op without inputs is a constant"));
         };
         for other in inputs.iter().filter(|v| v.node.is_some()) {
-            let same = match (&first.tape.nodes, &other.tape.nodes) {
-                (Some(a), Some(b)) => Rc::ptr_eq(a, b),
-                _ => false,
-            };
-            if !same {
+            if !first.tape.is(&other.tape) {
                 return Err(Error::argument(
                     op,
                     "inputs of one tape",
@@ -232,7 +236,7 @@ impl Var {
             }
             nodes.list.len()
         };
-        let mut gradients = Gradients { slots: Vec::new() };
+        let mut gradients = Gradients { tape: self.tape.clone(), slots: Vec::new() };
         gradients.slots.resize_with(count, || Slot::Empty);
         for (slot, node) in gradients.slots.iter_mut().zip(&nodes.borrow().list) {
             if let Node::Leaf(Some(accumulator)) = node {
@@ -260,6 +264,7 @@ impl fmt::Debug for Var {
 
 /// Gradients during and after a backward walk.
 pub struct Gradients {
+    tape: Tape,
     slots: Vec<Slot>,
 }
 
@@ -282,9 +287,9 @@ impl Gradients {
     /// The gradient of a leaf.
     ///
     /// # Errors
-    /// When no gradient reached it.
+    /// When no gradient reached it, or it belongs to another tape.
     pub fn get(&self, var: &Var) -> Result<&Tensor> {
-        match var.node.and_then(|id| self.slots.get(id)) {
+        match var.node.filter(|_| self.tape.is(&var.tape)).and_then(|id| self.slots.get(id)) {
             Some(Slot::Tensor(t) | Slot::Accumulator(t)) => Ok(t),
             _ => Err(Error::argument(
                 "Gradients::get",
@@ -316,6 +321,8 @@ impl Gradients {
 
     /// Where to write an input's gradient, for ops that can either overwrite or add; `None` when the
     /// input needs no gradient. `like` says type and device.
+    ///
+    /// Write to it before asking for another input's: the two inputs may be one variable.
     ///
     /// # Errors
     /// When memory runs out or the shape differs from an earlier contribution.

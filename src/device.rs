@@ -221,10 +221,7 @@ impl Device {
 
     /// Gives cached memory that no tensor uses back to the system.
     pub fn trim_memory(&self) {
-        let mut state = lock(&self.0.pool.state);
-        let freed = std::mem::take(&mut state.free);
-        let bytes: usize = freed.iter().map(|(size, blocks)| size * blocks.len()).sum();
-        state.stats.reserved_bytes -= bytes;
+        lock(&self.0.pool.state).trim();
     }
 
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Block> {
@@ -269,7 +266,18 @@ struct PoolState {
     stats: MemoryStats,
 }
 
+impl PoolState {
+    /// Gives the cached blocks back to the system.
+    fn trim(&mut self) {
+        let freed = std::mem::take(&mut self.free);
+        let bytes: usize = freed.iter().map(|(size, blocks)| size * blocks.len()).sum();
+        self.stats.reserved_bytes -= bytes;
+    }
+}
+
 impl Pool {
+    // Only CPU devices exist so far.
+    #[cfg_attr(not(feature = "cpu"), allow(dead_code))]
     fn new(cached: bool) -> Pool {
         let stats = MemoryStats { in_use_bytes: 0, peak_bytes: 0, reserved_bytes: 0, system_allocations: 0 };
         Pool { cached, state: Mutex::new(PoolState { free: BTreeMap::new(), stats }) }
@@ -291,7 +299,12 @@ impl Pool {
                 memory
             }
             None => {
-                let memory = Memory::new(size).ok_or_else(|| {
+                // Blocks of other sizes may be what the system is short of.
+                let retry = || {
+                    state.trim();
+                    Memory::new(size)
+                };
+                let memory = Memory::new(size).or_else(retry).ok_or_else(|| {
                     Error::device(
                         "cpu",
                         format_args!(

@@ -194,8 +194,9 @@ impl Tensor {
         let range = self.byte_range();
         debug_assert!(range.end <= self.storage.bytes);
         let mut borrows = lock(&self.storage.borrows);
-        let clash =
-            borrows.iter().find(|b| (write || b.write) && b.range.start < range.end && range.start < b.range.end);
+        // An empty window overlaps nothing, wherever it starts.
+        let overlaps = |b: &Borrow| range.start.max(b.range.start) < range.end.min(b.range.end);
+        let clash = borrows.iter().find(|b| (write || b.write) && overlaps(b));
         if let Some(clash) = clash {
             return Err(Error::tensor(
                 if write { "Tensor::write" } else { "Tensor::read" },
@@ -304,10 +305,10 @@ impl Tensor {
             return Err(Error::tensor("Tensor::copy_from", self, source, "shape, type and device must be equal"));
         }
         match self.dtype {
-            DType::F32 => self.write::<f32>()?.copy_from_slice(&*source.read()?),
-            DType::Bf16 => self.write::<half::bf16>()?.copy_from_slice(&*source.read()?),
-            DType::I32 => self.write::<i32>()?.copy_from_slice(&*source.read()?),
-            DType::U8 => self.write::<u8>()?.copy_from_slice(&*source.read()?),
+            DType::F32 => self.write::<f32>()?.copy_from_slice(&source.read()?),
+            DType::Bf16 => self.write::<half::bf16>()?.copy_from_slice(&source.read()?),
+            DType::I32 => self.write::<i32>()?.copy_from_slice(&source.read()?),
+            DType::U8 => self.write::<u8>()?.copy_from_slice(&source.read()?),
         }
         Ok(())
     }

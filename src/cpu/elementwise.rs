@@ -326,6 +326,67 @@ pub fn normalization<T: Pixel>(x: &[T], mean: &[f32], var: &[f32], y: &mut [f32]
     Ok(())
 }
 
+/// Statistics of a data set for [`normalization`]: mean and population variance of every channel over all rows.
+///
+/// `mean = Σ x / rows`, `var = Σ (x - mean)² / rows`, both `=`.
+///
+/// Shapes: `x [rows, c]`, `mean, var [c]` with `c = mean.len()`.
+///
+/// Determinism: chunks of rows are summed in f64 and merged in their order; bit-equal for any number of threads.
+///
+/// Source: `keras.layers.Normalization.adapt`.
+///
+/// # Errors
+/// When `mean` or `x` is empty, a slice has the wrong length, or `x` is not whole rows.
+///
+/// # Example
+/// ```
+/// let (mut mean, mut var) = ([0.0; 1], [0.0; 1]);
+/// warpsmith::cpu::elementwise::normalization_adapt(&[1u8, 5], &mut mean, &mut var)?;
+/// assert_eq!((mean, var), ([3.0], [4.0]));
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub fn normalization_adapt<T: Pixel>(x: &[T], mean: &mut [f32], var: &mut [f32]) -> Result<()> {
+    const OP: &str = "normalization_adapt";
+    let c = volume(OP, &[mean.len()])?;
+    check_len(OP, "var", var.len(), c)?;
+    if x.is_empty() || x.len() % c != 0 {
+        return Err(Error::shape(OP, format_args!("whole rows of {c} channels"), x.len(), "channels come last"));
+    }
+    // Per chunk and channel: the mean, and the squared deviations from it, so that a large mean does not swallow
+    // the variance.
+    let chunk_moments = |x: &[T]| -> Vec<(f64, f64)> {
+        let rows = (x.len() / c) as f64;
+        let mut moments = vec![(0.0, 0.0); c];
+        for row in x.chunks_exact(c) {
+            for (moment, x) in moments.iter_mut().zip(row) {
+                moment.0 += f64::from(x.to_f32());
+            }
+        }
+        moments.iter_mut().for_each(|moment| moment.0 /= rows);
+        for row in x.chunks_exact(c) {
+            for (moment, x) in moments.iter_mut().zip(row) {
+                moment.1 += (f64::from(x.to_f32()) - moment.0).powi(2);
+            }
+        }
+        moments
+    };
+    let chunk = c * CHUNK.div_ceil(c);
+    let chunks: Vec<Vec<(f64, f64)>> = x.par_chunks(chunk).map(chunk_moments).collect();
+    for (k, (mean, var)) in mean.iter_mut().zip(var).enumerate() {
+        let (mut rows, mut centre, mut squares) = (0.0, 0.0, 0.0);
+        for (moments, x) in chunks.iter().zip(x.chunks(chunk)) {
+            let (added, (chunk_mean, chunk_squares)) = ((x.len() / c) as f64, moments[k]);
+            let (total, shift) = (rows + added, chunk_mean - centre);
+            squares += chunk_squares + shift * shift * rows * added / total;
+            centre += shift * added / total;
+            rows = total;
+        }
+        (*mean, *var) = (centre as f32, (squares / rows) as f32);
+    }
+    Ok(())
+}
+
 /// `y = value` everywhere.
 ///
 /// # Example

@@ -297,7 +297,7 @@ impl Params {
         Ok(count)
     }
 
-    /// Freezes the layers that `pattern` names (`conv5_block3_out`, `conv5_*`, `*`); returns how many parameters that are.
+    /// Freezes the layers that `pattern` names (`conv5_block3_3_conv`, `conv5_*`, `*`); returns how many parameters that are.
     ///
     /// # Errors
     /// When no layer matches or memory runs out.

@@ -31,7 +31,7 @@ pub struct RunningStatistics {
 /// the ReLU at 0 is 0.
 ///
 /// # Errors
-/// When shapes, types or devices do not fit, or there are no rows.
+/// When shapes, types or devices do not fit, there are no rows, or one variable is passed twice.
 ///
 /// # Determinism
 /// Bit-equal for any number of threads; statistics are merged in fixed order.
@@ -85,6 +85,16 @@ pub fn batch_norm(
         ("running_var", &running.var),
     ] {
         check_shape(OP, name, tensor, &[c])?;
+    }
+    // Backward writes the three gradients at once.
+    let nodes = [x.node(), gamma.node(), beta.node()];
+    if (0..3).any(|i| nodes[i].is_some() && nodes[..i].contains(&nodes[i])) {
+        return Err(Error::argument(
+            OP,
+            "three variables `x`, `gamma` and `beta`",
+            "one of them twice",
+            "make a variable for each with Tape::leaf or Tape::parameter",
+        ));
     }
     let rows = x.tensor().elems() / c;
     let device = x.tensor().device();

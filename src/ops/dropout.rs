@@ -35,6 +35,8 @@ use crate::{DType, Result};
 /// ```
 pub fn dropout(x: &Var, rate: f32, stream: Stream, indices: &[u32]) -> Result<Var> {
     check_f32("dropout", &[("x", x.tensor())])?;
+    let samples = x.shape().first().copied().unwrap_or(0);
+    crate::error::check_len("dropout", "indices", indices.len(), samples)?;
     let y = masked(x.tensor(), rate, stream, indices)?;
     let (node, indices) = (x.node(), indices.to_vec());
     Var::record("dropout", &[x], y, move |dy, gradients| gradients.add(node, masked(&dy, rate, stream, &indices)?))

@@ -80,13 +80,20 @@ pub fn add(a: &Var, b: &Var) -> Result<Var> {
     })
 }
 
-/// Adds `x` to `sum` in place: `sum += x`. Not differentiable; it is how gradients accumulate.
+/// Adds `x` to `sum` in place: `sum += x`, both f32 or both bf16. Not differentiable; it is how gradients accumulate.
 ///
 /// # Errors
 /// When shapes, types or devices differ.
 pub fn add_assign(sum: &Tensor, x: &Tensor) -> Result<()> {
-    check_f32("add_assign", &[("sum", sum), ("x", x)])?;
     check_shape("add_assign", "x", x, sum.shape())?;
+    if sum.dtype() == DType::Bf16 && x.dtype() == DType::Bf16 && sum.device() == x.device() {
+        let (xs, mut sums) = (x.read::<bf16>()?, sum.write::<bf16>()?);
+        for (sum, x) in sums.iter_mut().zip(&*xs) {
+            *sum = bf16::from_f32(sum.to_f32() + x.to_f32());
+        }
+        return Ok(());
+    }
+    check_f32("add_assign", &[("sum", sum), ("x", x)])?;
     let (xs, mut sums) = (x.read::<f32>()?, sum.write::<f32>()?);
     let (xs, sums) = (&*xs, &mut *sums);
     on_cpu!(sum.device(), "add_assign", { cpu::elementwise::add_assign(xs, sums) })

@@ -56,7 +56,7 @@ fn check_f32(op: &'static str, tensors: &[(&str, &Tensor)]) -> Result<()> {
                 op,
                 format_args!("`{name}` on the device of `{}`, {}", tensors[0].0, tensors[0].1.device()),
                 tensor,
-                "make all tensors on one device",
+                "every call of Device::cpu makes a device of its own: make one and clone its handle",
             ));
         }
     }

@@ -100,10 +100,10 @@ pub fn contrastive_loss(z: &Var, labels: &Tensor, kind: ContrastiveLoss) -> Resu
             ));
         }
     };
-    if labels.dtype() != DType::I32 || labels.shape() != [batch] {
+    if labels.dtype() != DType::I32 || labels.shape() != [batch] || labels.device() != z.tensor().device() {
         return Err(Error::tensor(
             OP,
-            format_args!("`labels` i32 [{batch}]"),
+            format_args!("`labels` i32 [{batch}] on the device of `z`"),
             labels,
             "pass one label per sample, not per view",
         ));

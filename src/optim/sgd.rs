@@ -53,15 +53,17 @@ impl Sgd {
     /// # Errors
     /// When a constant is outside its domain or memory runs out.
     pub fn new(params: &Params, config: SgdConfig) -> Result<Sgd> {
-        if !(config.learning_rate >= 0.0 && (0.0..1.0).contains(&config.momentum) && config.weight_decay >= 0.0) {
+        let SgdConfig { learning_rate, momentum, weight_decay } = config;
+        let range = 0.0..f32::INFINITY;
+        if !(range.contains(&learning_rate) && (0.0..1.0).contains(&momentum) && range.contains(&weight_decay)) {
             return Err(Error::argument(
                 "Sgd",
-                "learning_rate >= 0, momentum in [0, 1), weight_decay >= 0",
+                "finite learning_rate >= 0, momentum in [0, 1), finite weight_decay >= 0",
                 format_args!("{config:?}"),
                 "see SgdConfig::default",
             ));
         }
-        let velocity = (config.momentum > 0.0).then(|| state(params)).transpose()?;
+        let velocity = (momentum > 0.0).then(|| state(params)).transpose()?;
         Ok(Sgd { config, trainable: Trainable::of(params), velocity })
     }
 

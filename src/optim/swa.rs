@@ -78,13 +78,22 @@ impl Swa {
         })
     }
 
-    /// Copies the average into the weights. Meaningless before the first snapshot.
+    /// Copies the average into the weights.
     ///
     /// # Errors
-    /// When the trainable set changed since.
+    /// When the trainable set changed since, or no snapshot was taken.
     pub fn assign(&self, params: &Params) -> Result<()> {
         let spans = self.trainable.spans("Swa::assign", params)?;
         let (average, mut values) = (self.average.read::<f32>()?, params.values().write::<f32>()?);
+        // The average starts at 0: assigning that would wipe the model out.
+        if average.iter().all(|&v| v == 0.0) {
+            return Err(Error::argument(
+                "Swa::assign",
+                "at least one snapshot",
+                "an average that is still 0",
+                format_args!("train past step {}, or start the averaging earlier", self.start),
+            ));
+        }
         let (average, values) = (&*average, &mut *values);
         on_cpu!(params.device(), "Swa", { cpu::swa::assign(spans, average, values) })
     }

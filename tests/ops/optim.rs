@@ -1,0 +1,288 @@
+//! Optimisers and weight averaging against a plain loop in f64.
+
+use crate::common::{assert_close, random};
+use crate::{assert_error, bits, device, f32s};
+use warpsmith::nn::{BatchNorm, Init, ParamId, Params, ParamsBuilder};
+use warpsmith::optim::{Adam, AdamConfig, Sgd, SgdConfig, Swa, recompute_batch_norm};
+
+/// Extents that leave padding, one that is split among threads, and frozen spans at the start, in between and at the end.
+const ENTRIES: [(&str, usize, bool); 7] = [
+    ("a/w", 5, false),
+    ("b/w", 3, true),
+    ("c/w", 70_001, true),
+    ("d/w", 6, false),
+    ("e/w", 1, false),
+    ("f/w", 10, true),
+    ("g/w", 2, false),
+];
+
+struct Model {
+    params: Params,
+    ids: Vec<ParamId>,
+}
+
+/// Entries with random values; the frozen ones are frozen by name.
+fn model() -> Model {
+    let device = device();
+    let mut builder = ParamsBuilder::new();
+    let ids: Vec<ParamId> =
+        ENTRIES.iter().map(|&(name, n, _)| builder.param(name, &[n], Init::Constant(0.0))).collect();
+    let mut params = builder.build(&device, 0).unwrap();
+    for (i, (&id, &(_, n, _))) in ids.iter().zip(&ENTRIES).enumerate() {
+        params.value(id).unwrap().write::<f32>().unwrap().copy_from_slice(&random(n, 100 + i as u64));
+    }
+    params.set_trainable(|name| ENTRIES.iter().any(|&(entry, _, trainable)| entry == name && trainable)).unwrap();
+    Model { params, ids }
+}
+
+impl Model {
+    /// The trainable values, one entry after the other.
+    fn trainable(&self) -> Vec<f32> {
+        let trained = self.ids.iter().filter(|&&id| self.params.is_trainable(id));
+        trained.flat_map(|&id| self.params.value(id).unwrap().to_vec::<f32>().unwrap()).collect()
+    }
+
+    /// Everything that no optimiser may touch: frozen values and padding.
+    fn untouchable(&self) -> Vec<u32> {
+        let mut all = bits(self.params.values());
+        let mut offset = 0;
+        for &(_, n, trainable) in &ENTRIES {
+            if trainable {
+                all[offset..offset + n].fill(0);
+            }
+            offset += n.next_multiple_of(4);
+        }
+        all
+    }
+
+    /// Fills the gradient arena with seeded numbers and returns them in the order of [`Model::trainable`].
+    fn draw_gradients(&self, seed: u64) -> Vec<f32> {
+        let mut all = Vec::new();
+        for (i, (&id, &(_, n, _))) in self.ids.iter().zip(&ENTRIES).enumerate() {
+            if let Some(gradient) = self.params.gradient(id).unwrap() {
+                let values = random(n, seed * 1000 + i as u64);
+                gradient.write::<f32>().unwrap().copy_from_slice(&values);
+                all.extend(values);
+            }
+        }
+        all
+    }
+}
+
+fn to_f64(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| f64::from(v)).collect()
+}
+
+#[test]
+fn adam_is_the_formula() {
+    let model = model();
+    let mut adam = Adam::new(&model.params, AdamConfig::default()).unwrap();
+    let untouchable = model.untouchable();
+    let mut w = to_f64(&model.trainable());
+    let (mut m, mut v) = (vec![0.0; w.len()], vec![0.0; w.len()]);
+    let (b1, b2) = (f64::from(0.9f32), f64::from(0.999f32));
+    let mut moved = 0.0;
+    for t in 1..=7 {
+        // The learning rate changes on the way, as ReduceLROnPlateau does.
+        let learning_rate = if t <= 4 { 1e-3 } else { 5e-4 };
+        adam.set_learning_rate(learning_rate as f32);
+        let g = model.draw_gradients(t);
+        adam.step(&model.params).unwrap();
+        let rate = learning_rate * (1.0 - b2.powi(t as i32)).sqrt() / (1.0 - b1.powi(t as i32));
+        for (i, &g) in g.iter().enumerate() {
+            let g = f64::from(g);
+            m[i] += (g - m[i]) * (1.0 - b1);
+            v[i] += (g * g - v[i]) * (1.0 - b2);
+            w[i] -= rate * m[i] / (v[i].sqrt() + 1e-7);
+        }
+        moved += learning_rate;
+        // Each step rounds the weight once, and its update, of at most a few learning rates, a few times.
+        let eps = f64::from(f32::EPSILON);
+        let atol = 40.0 * eps * moved;
+        assert_close("Adam", &t, &[w.len()], &model.trainable(), &w, atol, t as f64 * eps);
+        assert_eq!(adam.t(), t);
+    }
+    assert_eq!(model.untouchable(), untouchable, "frozen values and padding");
+}
+
+#[test]
+fn adam_goes_on_from_restored_state() {
+    let (straight, resumed) = (model(), model());
+    let mut adam = Adam::new(&straight.params, AdamConfig::default()).unwrap();
+    let mut before = Adam::new(&resumed.params, AdamConfig::default()).unwrap();
+    for t in 1..=2 {
+        straight.draw_gradients(t);
+        adam.step(&straight.params).unwrap();
+        resumed.draw_gradients(t);
+        before.step(&resumed.params).unwrap();
+    }
+    let mut after = Adam::new(&resumed.params, AdamConfig::default()).unwrap();
+    for ((name, to), (from_name, from)) in after.state().into_iter().zip(before.state()) {
+        assert_eq!(name, from_name);
+        to.copy_from(&from).unwrap();
+    }
+    after.set_t(before.t());
+    for t in 3..=4 {
+        straight.draw_gradients(t);
+        adam.step(&straight.params).unwrap();
+        resumed.draw_gradients(t);
+        after.step(&resumed.params).unwrap();
+    }
+    assert_eq!(bits(straight.params.values()), bits(resumed.params.values()));
+}
+
+#[test]
+fn sgd_is_the_formula() {
+    for (momentum, weight_decay) in [(0.0f32, 0.0f32), (0.9, 0.0), (0.0, 0.01), (0.9, 0.01)] {
+        let model = model();
+        let config = SgdConfig { learning_rate: 0.1, momentum, weight_decay };
+        let mut sgd = Sgd::new(&model.params, config).unwrap();
+        assert_eq!(sgd.velocity().is_some(), momentum > 0.0, "no momentum, no buffer");
+        let untouchable = model.untouchable();
+        let mut w = to_f64(&model.trainable());
+        let mut u = vec![0.0; w.len()];
+        let steps = 5;
+        for t in 1..=steps {
+            let learning_rate = if t <= 3 { 0.1f32 } else { 0.01 };
+            sgd.set_learning_rate(learning_rate);
+            let g = model.draw_gradients(t);
+            sgd.step(&model.params).unwrap();
+            for (i, &g) in g.iter().enumerate() {
+                let g = f64::from(g) + f64::from(weight_decay) * w[i];
+                u[i] = f64::from(momentum) * u[i] - f64::from(learning_rate) * g;
+                w[i] += u[i];
+            }
+        }
+        // Weights and velocities stay below 2; every step rounds either a few times.
+        let atol = steps as f64 * 8.0 * f64::from(f32::EPSILON);
+        assert_close("Sgd", &config, &[w.len()], &model.trainable(), &w, atol, 0.0);
+        assert_eq!(model.untouchable(), untouchable, "frozen values and padding");
+    }
+}
+
+#[test]
+fn swa_is_the_mean_of_its_snapshots() {
+    let model = model();
+    let (start, period) = (1, 2);
+    let swa = Swa::new(&model.params, start, period).unwrap();
+    let untouchable = model.untouchable();
+    let mut sum = vec![0.0; model.trainable().len()];
+    let mut count = 0.0;
+    for i in 0..7 {
+        for (&id, &(_, n, trainable)) in model.ids.iter().zip(&ENTRIES) {
+            if trainable {
+                let values = random(n, 1000 * i + n as u64);
+                model.params.value(id).unwrap().write::<f32>().unwrap().copy_from_slice(&values);
+            }
+        }
+        let live = bits(model.params.values());
+        swa.update(&model.params, i).unwrap();
+        assert_eq!(bits(model.params.values()), live, "averaging leaves the live weights alone");
+        if i == 0 {
+            assert_error(swa.assign(&model.params), &["Swa::assign: expected at least one snapshot", "step 1"]);
+            assert_eq!(bits(model.params.values()), live);
+        }
+        if [1, 3, 5].contains(&i) {
+            count += 1.0;
+            sum.iter_mut().zip(model.trainable()).for_each(|(s, w)| *s += f64::from(w));
+        }
+    }
+    swa.assign(&model.params).unwrap();
+    let want: Vec<f64> = sum.iter().map(|s| s / count).collect();
+    assert_close("Swa", &count, &[want.len()], &model.trainable(), &want, 1e-6, 0.0);
+    assert_eq!(model.untouchable(), untouchable, "frozen values and padding");
+}
+
+#[test]
+fn a_changed_trainable_set_is_refused() {
+    let mut model = model();
+    let mut adam = Adam::new(&model.params, AdamConfig::default()).unwrap();
+    let mut sgd = Sgd::new(&model.params, SgdConfig::default()).unwrap();
+    let swa = Swa::new(&model.params, 0, 1).unwrap();
+    swa.update(&model.params, 0).unwrap();
+    model.params.unfreeze("d").unwrap();
+    let before = bits(model.params.values());
+    let parts = ["expected the trainable set that the optimiser was built for", "build the optimiser after"];
+    assert_error(adam.step(&model.params), &parts);
+    assert_error(sgd.step(&model.params), &parts);
+    assert_error(swa.update(&model.params, 1), &parts);
+    assert_error(swa.assign(&model.params), &parts);
+    assert_eq!((bits(model.params.values()), adam.t()), (before, 0));
+}
+
+#[test]
+fn nothing_to_train_is_no_error() {
+    let mut model = model();
+    model.params.freeze("*").unwrap();
+    let before = bits(model.params.values());
+    Adam::new(&model.params, AdamConfig::default()).unwrap().step(&model.params).unwrap();
+    Sgd::new(&model.params, SgdConfig::default()).unwrap().step(&model.params).unwrap();
+    assert_eq!(bits(model.params.values()), before);
+}
+
+#[test]
+fn constants_outside_their_domain_are_errors() {
+    let model = model();
+    let good = AdamConfig::default();
+    for bad in [
+        AdamConfig { learning_rate: -1.0, ..good },
+        AdamConfig { learning_rate: f32::NAN, ..good },
+        AdamConfig { learning_rate: f32::INFINITY, ..good },
+        AdamConfig { beta_1: 1.0, ..good },
+        AdamConfig { beta_2: -0.1, ..good },
+        AdamConfig { eps: 0.0, ..good },
+    ] {
+        assert_error(Adam::new(&model.params, bad), &["Adam: expected learning_rate >= 0", "AdamConfig::default"]);
+    }
+    let good = SgdConfig::default();
+    for bad in [
+        SgdConfig { learning_rate: -1.0, ..good },
+        SgdConfig { learning_rate: f32::INFINITY, ..good },
+        SgdConfig { momentum: 1.0, ..good },
+        SgdConfig { momentum: f32::NAN, ..good },
+        SgdConfig { weight_decay: -1.0, ..good },
+    ] {
+        assert_error(Sgd::new(&model.params, bad), &["Sgd: expected finite learning_rate >= 0", "SgdConfig::default"]);
+    }
+    assert_error(Swa::new(&model.params, 0, 0), &["Swa: expected a period of at least 1 step, got 0"]);
+}
+
+#[test]
+fn recomputed_statistics_are_the_mean_over_the_batches() {
+    let device = device();
+    let (c, rows, batches) = (3, 8, 5);
+    let mut builder = ParamsBuilder::new();
+    let (first, second) =
+        (BatchNorm::new(&mut builder, "first", c, 1e-3, 0.99), BatchNorm::new(&mut builder, "second", c, 1e-3, 0.99));
+    let mut params = builder.build(&device, 0).unwrap();
+    params.freeze("second").unwrap();
+    let weights = bits(params.values());
+    let batch = |i: usize| random(rows * c, i as u64);
+    recompute_batch_norm(&params, batches, |pass, i| {
+        assert!(!pass.tape.is_recording(), "no activations are kept");
+        let x = pass.tape.constant(f32s(&device, &[rows, c], &batch(i)));
+        second.forward(pass, &first.forward(pass, &x, None)?, None)?;
+        Ok(())
+    })
+    .unwrap();
+    let (mut mean, mut var) = (vec![0.0; c], vec![0.0; c]);
+    for i in 0..batches {
+        let x = batch(i);
+        for ch in 0..c {
+            let column: Vec<f64> = (0..rows).map(|row| f64::from(x[row * c + ch])).collect();
+            let m = column.iter().sum::<f64>() / rows as f64;
+            mean[ch] += m / batches as f64;
+            var[ch] += column.iter().map(|v| (v - m).powi(2)).sum::<f64>() / (rows * batches) as f64;
+        }
+    }
+    let stat = |name: &str| params.stat(params.find_stat(name).unwrap()).unwrap().to_vec::<f32>().unwrap();
+    assert_close("moving_mean", &batches, &[c], &stat("first/moving_mean"), &mean, 1e-6, 1e-6);
+    assert_close("moving_variance", &batches, &[c], &stat("first/moving_variance"), &var, 1e-6, 1e-6);
+    assert_eq!(stat("second/moving_mean"), [0.0; 3], "a frozen layer keeps its statistics");
+    assert_eq!(stat("second/moving_variance"), [1.0; 3]);
+    assert_eq!(bits(params.values()), weights);
+    assert_error(
+        recompute_batch_norm(&params, 0, |_, _| Ok(())),
+        &["recompute_batch_norm: expected at least one batch"],
+    );
+}
