@@ -1,6 +1,11 @@
 //! Training: the loop and what it writes.
 #![cfg(feature = "train")]
 
+mod cli;
+mod fit;
 mod fs;
 mod plot;
+mod recipes;
 mod robustness;
+mod session;
+mod tiny;
