@@ -42,7 +42,10 @@ fn each_u8(case: &Case, op: impl Fn(&mut [u8], usize, usize) -> warpsmith::Resul
 
 /// The same for an op that writes to a second image.
 fn each_u8_into(case: &Case, op: impl Fn(&[u8], usize, usize, &mut [u8]) -> warpsmith::Result<()>) -> Fallible<Output> {
-    each_u8(case, |image, h, w| op(&image.to_vec(), h, w, image))
+    each_u8(case, |image, h, w| {
+        let source = image.to_vec();
+        op(&source, h, w, image)
+    })
 }
 
 /// `level` and `sign`, which the explicit argument `name` came from as `value(level / 10) * sign`.

@@ -71,10 +71,13 @@ pub fn adam(case: &Case) -> Fallible<Output> {
     Ok(Output::new(&playback.shape, &trace))
 }
 
+/// One step of an optimiser.
+type Step = Box<dyn FnMut(&Params) -> warpsmith::Result<()>>;
+
 pub fn swa(case: &Case, wants_average: bool) -> Fallible<Output> {
     let playback = Playback::new(case)?;
     let params = &playback.params;
-    let mut step: Box<dyn FnMut(&Params) -> warpsmith::Result<()>> = match case.text("inner")?.as_str() {
+    let mut step: Step = match case.text("inner")?.as_str() {
         "adam" => {
             let mut adam = adam_of(case, params, "eps")?;
             Box::new(move |params| adam.step(params))
