@@ -350,7 +350,7 @@ pub fn normalization_adapt<T: Pixel>(x: &[T], mean: &mut [f32], var: &mut [f32])
     const OP: &str = "normalization_adapt";
     let c = volume(OP, &[mean.len()])?;
     check_len(OP, "var", var.len(), c)?;
-    if x.is_empty() || x.len() % c != 0 {
+    if x.is_empty() || !x.len().is_multiple_of(c) {
         return Err(Error::shape(OP, format_args!("whole rows of {c} channels"), x.len(), "channels come last"));
     }
     // Per chunk and channel: the mean, and the squared deviations from it, so that a large mean does not swallow

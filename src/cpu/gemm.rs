@@ -18,10 +18,14 @@
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Depth of a block: a panel of B (`KC x 32` floats) and a few rows of A fit the first two cache levels.
 pub(crate) const KC: usize = 384;
+/// Longest chain of products that one register sums up before it is added to the sums so far. A float32 chain's rounding
+/// error grows with its length: whole blocks of [`KC`] would double the error of a deep product.
+const CHAIN: usize = 96;
 /// Distance between packed rows of A, in floats: an odd number of cache lines.
 pub(crate) const LDA: usize = KC + 16;
 /// Rows of a block of A: `MC x KC` floats fill a fifth of a 1 MiB L2 cache.
@@ -385,21 +389,50 @@ unsafe fn tile<L: Lanes, const R: usize, const V: usize, const COLUMN_PANELS: bo
             }
         }
         let mut a = t.a;
+        // Where a chain ends, the sums so far; read only after they were written.
+        let mut sums = MaybeUninit::<[f32; MR_MAX * NR_MAX]>::uninit();
+        let sums = sums.as_mut_ptr().cast::<f32>();
+        let (mut has_sums, mut left) = (false, CHAIN);
         for run in t.runs {
             let mut b = t.b.add(run.start * V * L::N);
-            for _ in 0..run.len {
-                let mut row = [L::splat(0.0); V];
-                for v in 0..V {
-                    row[v] = L::load(b.add(v * L::N));
-                }
-                for i in 0..R {
-                    let x = L::splat(*a.add(i * row_step));
-                    for v in 0..V {
-                        acc[i][v] = acc[i][v].fma(x, row[v]);
+            let mut rest = run.len;
+            while rest > 0 {
+                if left == 0 {
+                    for i in 0..R {
+                        for v in 0..V {
+                            let sum = sums.add((i * V + v) * L::N);
+                            if has_sums {
+                                acc[i][v] = L::load(sum).add(acc[i][v]);
+                            }
+                            acc[i][v].store(sum);
+                            acc[i][v] = L::splat(0.0);
+                        }
                     }
+                    (has_sums, left) = (true, CHAIN);
                 }
-                a = a.add(depth_step);
-                b = b.add(V * L::N);
+                let len = rest.min(left);
+                (rest, left) = (rest - len, left - len);
+                for _ in 0..len {
+                    let mut row = [L::splat(0.0); V];
+                    for v in 0..V {
+                        row[v] = L::load(b.add(v * L::N));
+                    }
+                    for i in 0..R {
+                        let x = L::splat(*a.add(i * row_step));
+                        for v in 0..V {
+                            acc[i][v] = acc[i][v].fma(x, row[v]);
+                        }
+                    }
+                    a = a.add(depth_step);
+                    b = b.add(V * L::N);
+                }
+            }
+        }
+        if has_sums {
+            for i in 0..R {
+                for v in 0..V {
+                    acc[i][v] = L::load(sums.add((i * V + v) * L::N)).add(acc[i][v]);
+                }
             }
         }
         // The loops over the accumulators are simple enough to be unrolled: an accumulator that is indexed by a
@@ -422,14 +455,13 @@ unsafe fn tile<L: Lanes, const R: usize, const V: usize, const COLUMN_PANELS: bo
             }
             return;
         }
-        let mut sums = [0.0f32; MR_MAX * NR_MAX];
         for i in 0..R {
             for v in 0..V {
-                acc[i][v].store(sums.as_mut_ptr().add((i * V + v) * L::N));
+                acc[i][v].store(sums.add((i * V + v) * L::N));
             }
         }
         for i in 0..R {
-            let (c, sums) = (t.c.add(rows[i]), sums.as_ptr().add(i * V * L::N));
+            let (c, sums) = (t.c.add(rows[i]), sums.add(i * V * L::N));
             let residual = if t.residual.is_null() { t.residual } else { t.residual.add(rows[i]) };
             let whole = if t.cols == V * L::N { t.cols } else { 0 };
             for j in (0..whole).step_by(L::N) {

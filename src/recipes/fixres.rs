@@ -167,9 +167,9 @@ impl Recipe for Config {
 
     fn reduced() -> Self {
         Config {
-            small_epochs: 12,
+            small_epochs: 10,
             fine_tune_epochs: 4,
-            vanilla_epochs: 8,
+            vanilla_epochs: 7,
             batch_size: 16,
             image_size: 64,
             test_size: 112,

@@ -280,7 +280,7 @@ impl Recipe for Config {
     type Data = Cifar10;
 
     fn reduced() -> Self {
-        Config { baseline_epochs: 6, pretrain_epochs: 7, classifier_epochs: 4, batch_size: 32, ..Default::default() }
+        Config { baseline_epochs: 9, pretrain_epochs: 9, classifier_epochs: 6, batch_size: 32, ..Default::default() }
     }
 
     fn check(&self) -> Result<()> {

@@ -19,6 +19,12 @@ const WARM_STEPS: u64 = 500;
 /// A model: from images [n, h, w, 3] in 0..255 to its output. Layers that act only in training look at the pass's mode.
 pub type ForwardFn<'a> = dyn Fn(&Forward, &Var) -> Result<Var> + 'a;
 
+/// Scores the present weights at the end of an epoch.
+pub type ValidateFn<'a> = dyn Fn(&Session, &Params) -> Result<Evaluation> + 'a;
+
+/// Scores the finished weights and adds the results to their record.
+pub type FinishFn<'a> = dyn Fn(&mut Session, &Params, &mut RunRecord) -> Result<()> + 'a;
+
 /// What a training step computes.
 pub struct StepOutput {
     /// The scalar to minimise.
@@ -58,9 +64,9 @@ pub struct Fit<'a> {
     /// Early stopping and what it monitors.
     pub early_stopping: Option<(&'static str, EarlyStopping)>,
     /// Validation at the end of each epoch.
-    pub validate: Option<&'a dyn Fn(&Session, &Params) -> Result<Evaluation>>,
+    pub validate: Option<&'a ValidateFn<'a>>,
     /// Results of the finished model, added to its record before it is stored.
-    pub finish: Option<&'a dyn Fn(&mut Session, &Params, &mut RunRecord) -> Result<()>>,
+    pub finish: Option<&'a FinishFn<'a>>,
 }
 
 impl<'a> Fit<'a> {
@@ -377,7 +383,8 @@ fn prepare(session: &mut Session, fit: &Fit, steps: u64) -> Result<String> {
     if !trains_batch_norm(fit.params) {
         return Ok("frozen".into());
     }
-    if !averaged && !(fit.recompute_short && steps < WARM_STEPS) {
+    let cold = fit.recompute_short && steps < WARM_STEPS;
+    if !averaged && !cold {
         return Ok("moving averages".into());
     }
     recompute_statistics(session, fit.params, fit.forward, fit.loader)?;

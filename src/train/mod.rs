@@ -11,7 +11,7 @@ pub mod session;
 
 pub use callbacks::{EarlyStopping, Monitor, ReduceLrOnPlateau, StopDecision};
 pub use evaluate::{Evaluation, evaluate, recompute_statistics};
-pub use fit::{Fit, ForwardFn, StepOutput, fit};
+pub use fit::{FinishFn, Fit, ForwardFn, StepOutput, ValidateFn, fit};
 pub use history::{EpochRecord, RunRecord};
 pub use loader::{Batch, Loader};
 pub use robustness::{CorruptionRow, CorruptionSource, Robustness};
