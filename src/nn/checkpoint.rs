@@ -8,7 +8,6 @@ use super::params::Params;
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -25,43 +24,51 @@ fn file_dtype(dtype: DType) -> Dtype {
     }
 }
 
-/// One named tensor for [`write_tensors`].
-struct Named<'a>(&'a Tensor);
-
-impl safetensors::View for Named<'_> {
-    fn dtype(&self) -> Dtype {
-        file_dtype(self.0.dtype())
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.0.shape()
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.0.to_bytes().expect("write_tensors checks that nobody writes to its tensors"))
-    }
-
-    fn data_len(&self) -> usize {
-        self.0.elems() * self.0.dtype().bytes()
-    }
-}
-
 /// Writes tensors and metadata to a safetensors file, atomically.
 ///
+/// The tensors go to the file one after the other, without a second copy of all of them in memory.
+///
 /// # Errors
-/// When the file cannot be written, or a tensor is being written to elsewhere.
+/// When the file cannot be written, two tensors share a name, or a tensor is being written to elsewhere.
+///
+/// # Determinism
+/// Equal contents give equal files, byte by byte.
 pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, String)]) -> Result<()> {
-    for (_, tensor) in tensors {
-        tensor.to_bytes()?;
+    let mut table = serde_json::Map::new();
+    for (key, value) in metadata {
+        table.insert(key.to_string(), value.as_str().into());
     }
-    let mut table: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
     table.insert("format".into(), "warpsmith".into());
     table.insert("format_version".into(), FORMAT_VERSION.into());
-    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), Named(tensor)));
-    let bytes = safetensors::serialize(views, Some(table)).map_err(|e| {
-        Error::checkpoint(path, "contents", "tensors that safetensors can hold", e, "check the tensors' names")
-    })?;
-    crate::fs::write_atomic(path, |file| file.write_all(&bytes))
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".into(), table.into());
+    // The wider types first, so that every tensor is aligned to its type.
+    let mut order: Vec<&(String, Tensor)> = tensors.iter().collect();
+    order.sort_by_key(|(_, tensor)| std::cmp::Reverse(tensor.dtype().bytes()));
+    let mut start = 0;
+    for (name, tensor) in &order {
+        let end = start + tensor.elems() * tensor.dtype().bytes();
+        let entry = serde_json::json!({
+            "dtype": file_dtype(tensor.dtype()), "shape": tensor.shape(), "data_offsets": [start, end],
+        });
+        if header.insert(name.clone(), entry).is_some() {
+            return Err(Error::checkpoint(
+                path,
+                format_args!("tensor `{name}`"),
+                "distinct names",
+                "it twice",
+                "name every tensor differently",
+            ));
+        }
+        start = end;
+    }
+    let mut header = serde_json::Value::from(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    crate::fs::write_atomic(path, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        order.iter().try_for_each(|(_, tensor)| file.write_all(&tensor.to_bytes().map_err(std::io::Error::other)?))
+    })
 }
 
 /// An opened safetensors file.

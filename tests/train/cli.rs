@@ -1,16 +1,28 @@
-//! The examples as a user meets them: exit codes, messages, and what they leave. Cargo builds them before the tests.
+//! The examples as a user meets them: exit codes, messages, and what they leave.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Once;
 
+/// An example, built in the profile of this test. `cargo test` has built it already, `cargo test --test train` has not.
 fn example(name: &str) -> Command {
-    // target/PROFILE/deps/train-HASH lies beside target/PROFILE/examples.
+    static BUILT: Once = Once::new();
+    // The test is target/PROFILE/deps/train-HASH, the example target/PROFILE/examples/NAME.
     let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
-    let path: PathBuf = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    assert!(path.is_file(), "{} is missing: run `cargo test`, or `cargo build --examples` first", path.display());
-    Command::new(path)
+    let profile = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps").to_path_buf();
+    BUILT.call_once(|| {
+        let release = profile.ends_with("release").then_some("--release");
+        let status = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--examples", "--quiet", "--locked", "--offline"])
+            .args(release)
+            .arg("--target-dir")
+            .arg(profile.parent().expect("PROFILE lies in target"))
+            .status();
+        assert!(status.expect("cargo runs").success(), "the examples do not build");
+    });
+    Command::new(profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
 }
 
 fn output(name: &str, flags: &[&str]) -> Output {

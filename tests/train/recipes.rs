@@ -62,7 +62,9 @@ fn check(report: &Report, folder: &Path, names: &[&str], pictures: &[&str]) {
     assert_eq!(got, names);
     let table = report.table();
     for run in &report.runs {
-        assert!(run.train_loss.last() < run.train_loss.first(), "{}: {:?}", run.name, run.train_loss);
+        // At five steps an epoch a later epoch may bounce.
+        let later = run.train_loss[1..].iter().copied().fold(f64::INFINITY, f64::min);
+        assert!(later < 0.97 * run.train_loss[0], "{}: {:?}", run.name, run.train_loss);
         assert!(table.contains(&run.name), "{table}");
         assert!(folder.join(format!("models/{}.safetensors", run.name)).is_file());
     }
@@ -84,6 +86,7 @@ fn consistency_learns_and_repeats_bit_by_bit_across_threads_and_an_interruption(
         teacher_epochs: 3,
         student_epochs: 3,
         batch_size: 8,
+        learning_rate: 3e-4,
         swa_start: 5,
         swa_period: 1,
         num_layers: 1,
@@ -117,6 +120,7 @@ fn randaugment_learns_both_ways() {
     let recipe = randaugment::Config {
         epochs: 3,
         batch_size: 8,
+        learning_rate: 3e-4,
         augmentations_per_image: 1,
         magnitude: 0.2,
         ..randaugment::Config::reduced()
@@ -137,6 +141,7 @@ fn fixres_fine_tunes_14341_numbers_and_nothing_else() {
         vanilla_epochs: 3,
         fine_tune_learning_rate: 1e-3,
         batch_size: 8,
+        learning_rate: 3e-4,
         image_size: 32,
         test_size: 40,
         crop_area_min: 0.9,
@@ -175,8 +180,9 @@ fn supcon_learns_in_all_three_phases_with_either_loss() {
         let recipe = supcon::Config {
             baseline_epochs: 3,
             pretrain_epochs: 3,
-            classifier_epochs: 3,
+            classifier_epochs: 2,
             batch_size: 8,
+            learning_rate: 3e-4,
             similarity_images: 20,
             temperature: 0.5,
             loss,
