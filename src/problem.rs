@@ -113,6 +113,15 @@ impl Window {
     }
 }
 
+/// Fails when a tensor of these extents would not fit the address space: the products below must not wrap around.
+fn check_elems(op: &'static str, extents: [u32; 4]) -> Result<()> {
+    let elems = extents.iter().try_fold(1usize, |elems, &extent| elems.checked_mul(extent as usize));
+    if elems.is_some_and(|elems| elems <= isize::MAX as usize / size_of::<f32>()) {
+        return Ok(());
+    }
+    Err(Error::shape(op, "tensors that fit the address space", format_args!("{extents:?}"), "use smaller extents"))
+}
+
 impl Conv2dProblem {
     /// The problem of sliding filters `[k, r, s, c]` over images `[n, h, w, c]`.
     ///
@@ -146,6 +155,9 @@ impl Conv2dProblem {
             ));
         }
         let [p, q] = window.output("conv2d", [h, w], [r, s])?;
+        for extents in [x, filter, [n, p, q, k]] {
+            check_elems("conv2d", extents)?;
+        }
         let [pad_top, pad_bottom, pad_left, pad_right] = window.pads;
         let [stride_h, stride_w] = window.strides;
         let [dilation_h, dilation_w] = window.dilations;
@@ -209,15 +221,6 @@ impl Conv2dProblem {
     pub fn bytes(&self, elem_bytes: usize) -> u64 {
         ((self.x_elems() + self.w_elems() + self.y_elems()) * elem_bytes) as u64
     }
-
-    /// Whether the pass is a plain GEMM over pixels: 1x1, stride 1, no padding.
-    pub fn is_pointwise(&self) -> bool {
-        self.r == 1
-            && self.s == 1
-            && self.stride_h == 1
-            && self.stride_w == 1
-            && [self.pad_top, self.pad_bottom, self.pad_left, self.pad_right] == [0; 4]
-    }
 }
 
 /// Extents of a 2-d pooling: windows `[r, s]` over `x[n,h,w,c]` give `y[n,p,q,c]`.
@@ -279,6 +282,9 @@ impl Pool2dProblem {
             ));
         }
         let [p, q] = window.output("pool2d", [h, w], [r, s])?;
+        for extents in [x, [n, p, q, c]] {
+            check_elems("pool2d", extents)?;
+        }
         let [pad_top, pad_bottom, pad_left, pad_right] = window.pads;
         let [stride_h, stride_w] = window.strides;
         Ok(Pool2dProblem { n, h, w, c, r, s, p, q, pad_top, pad_bottom, pad_left, pad_right, stride_h, stride_w })

@@ -257,15 +257,15 @@ fn output_folder(flags: &Flags, procedure: &str) -> Result<PathBuf> {
 /// Removes what an earlier run wrote, and nothing else.
 fn remove_outputs(folder: &Path) -> Result<()> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
-    let models = std::fs::read_dir(folder.join("models"));
-    for entry in entries.chain(models.into_iter().flatten()).flatten() {
+    let models = folder.join("models");
+    for entry in entries.chain(std::fs::read_dir(&models).into_iter().flatten()).flatten() {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let fixed = ["checkpoint.safetensors", "report.json", "history.json", "history.csv"];
         let pictures = ["curves.png", "augmented.png", "similarity.png"];
         let ours = fixed.contains(&name.as_str())
             || pictures.contains(&name.as_str())
             || name.starts_with("robustness_")
-            || path.parent().is_some_and(|parent| parent.ends_with("models")) && name.ends_with(".safetensors");
+            || path.parent() == Some(models.as_path()) && name.ends_with(".safetensors");
         if ours {
             std::fs::remove_file(&path).map_err(|e| Error::io(&path, "remove", e))?;
         }

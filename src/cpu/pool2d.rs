@@ -3,7 +3,7 @@
 use super::multiversion::multiversion;
 use super::volume;
 use crate::error::check_len;
-use crate::problem::Pool2dProblem;
+use crate::problem::{Pool2dProblem, Window};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -107,7 +107,19 @@ fn is_subsample(problem: &Pool2dProblem) -> bool {
         && [problem.pad_top, problem.pad_bottom, problem.pad_left, problem.pad_right] == [0; 4]
 }
 
-fn check_window(op: &'static str, problem: &Pool2dProblem) -> Result<()> {
+/// Rejects a problem whose fields contradict each other (they are public), and windows of more places than a byte counts.
+fn check_problem(op: &'static str, problem: &Pool2dProblem) -> Result<()> {
+    let &Pool2dProblem { n, h, w, c, r, s, pad_top, pad_bottom, pad_left, pad_right, stride_h, stride_w, .. } = problem;
+    let window =
+        Window { pads: [pad_top, pad_bottom, pad_left, pad_right], strides: [stride_h, stride_w], dilations: [1; 2] };
+    if Pool2dProblem::new([n, h, w, c], [r, s], window)? != *problem {
+        return Err(Error::argument(
+            op,
+            "p and q that follow from the other extents",
+            format_args!("{problem:?}"),
+            "use Pool2dProblem::new",
+        ));
+    }
     let window = problem.r as usize * problem.s as usize;
     if window < usize::from(PADDING) {
         return Ok(());
@@ -158,7 +170,7 @@ pub fn max(
     argmax: Option<&mut [u8]>,
 ) -> Result<()> {
     const OP: &str = "pool2d max";
-    check_window(OP, problem)?;
+    check_problem(OP, problem)?;
     check_len(OP, "x", x.len(), problem.x_elems())?;
     check_len(OP, "y", y.len(), problem.y_elems())?;
     if let Some(argmax) = &argmax {
@@ -257,7 +269,7 @@ pub fn max_backward(
     dx: &mut [f32],
 ) -> Result<()> {
     const OP: &str = "pool2d max_backward";
-    check_window(OP, problem)?;
+    check_problem(OP, problem)?;
     check_len(OP, "dy", dy.len(), problem.y_elems())?;
     check_len(OP, "dx", dx.len(), problem.x_elems())?;
     if let Some(argmax) = argmax {

@@ -431,5 +431,5 @@ fn check_folder(dir: &Path, contents: &str) -> Result<()> {
         return Ok(());
     }
     let got = if dir.exists() { "a file" } else { "nothing there" };
-    Err(Error::data(dir, format_args!("a folder with {contents}"), got, "check the path given to --data"))
+    Err(Error::data(dir, format_args!("a folder with {contents}"), got, "check the path"))
 }

@@ -21,7 +21,7 @@ use crate::train::{
     Batch, CorruptionSource, EarlyStopping, Fit, Loader, Monitor, ReduceLrOnPlateau, RunRecord, Session, StepOutput,
     evaluate, fit, robustness,
 };
-use crate::{Result, ops};
+use crate::{Error, Result, ops};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -188,7 +188,16 @@ impl Recipe for Config {
         let held_out = ((all.len() as f64 * self.validation_fraction).round() as usize).max(1);
         let first = all.len().saturating_sub(held_out);
         // The printed program trains on the first validation image as well.
-        let train = all.slice(0..first + usize::from(self.exact))?;
+        let trained = first + usize::from(self.exact);
+        if trained == 0 {
+            return Err(Error::argument(
+                "validation_fraction",
+                "a share that leaves an image to train on",
+                format_args!("{held_out} of {} images", all.len()),
+                "use more images (--limit-train) or a smaller share",
+            ));
+        }
+        let train = all.slice(0..trained)?;
         let validation = all.slice(first..all.len())?;
         plan(&train, self.batch_size, Shuffle::Window(self.shuffle_buffer), seed)?;
         let corrupted = corrupted(sources, &test, self.limit_corrupted.or(self.limit_test))?;

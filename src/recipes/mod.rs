@@ -163,9 +163,10 @@ pub fn set_field<R: Recipe>(recipe: &mut R, assignment: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fails for the first field that is not positive. Names are those of the fields.
+/// Fails for the first field that is not positive, or not in the range of the f32 that it is used as. Names are those
+/// of the fields.
 fn check_positive(fields: &[(&'static str, f64)]) -> Result<()> {
-    match fields.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
+    match fields.iter().find(|(_, value)| !(*value as f32 > 0.0 && (*value as f32).is_finite())) {
         None => Ok(()),
         Some((name, value)) => {
             let hint = format!("set it with --set {name}=… or its flag");

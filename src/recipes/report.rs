@@ -164,7 +164,8 @@ const COLUMNS: usize = 8;
 
 /// Writes `augmented.png`: some training images as they are, and below each what every pipeline makes of it.
 pub(super) fn augmented(session: &Session, set: &ImageSet, size: usize, rows: &[(&str, &Pipeline)]) -> Result<()> {
-    let count = COLUMNS.min(set.len());
+    // Fewer of very large images: the picture must stay one that can be drawn.
+    let count = COLUMNS.min(8192 / size).max(1).min(set.len());
     let indices: Vec<u32> = (0..count).map(|i| (i * set.len() / count) as u32).collect();
     let plain = Pipeline::new(vec![resize(size)])?;
     let mut tiles = Vec::new();

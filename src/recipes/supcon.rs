@@ -291,11 +291,10 @@ impl Recipe for Config {
             ("batch_size", self.batch_size as f64),
             ("learning_rate", self.learning_rate),
             ("temperature", self.temperature),
-            ("projection_units", self.projection_units as f64),
-            ("hidden_units", self.hidden_units as f64),
-            ("similarity_images", self.similarity_images as f64),
         ])?;
         check_size("image_size", self.image_size)?;
+        check_range("projection_units", self.projection_units as f64, (1.0, 65_536.0))?;
+        check_range("hidden_units", self.hidden_units as f64, (1.0, 65_536.0))?;
         check_range("views", self.views as f64, (1.0, 2.0))?;
         check_range("dropout_rate", self.dropout_rate, (0.0, 0.99))?;
         check_range("similarity_images", self.similarity_images as f64, (2.0, 4096.0))?;

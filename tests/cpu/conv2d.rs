@@ -235,4 +235,8 @@ fn contradictory_problems_are_errors() {
     let still = Conv2dProblem { stride_h: 0, ..good };
     let text = conv2d::dgrad(still, &[0.0; 9], &[0.0; 16], &mut [0.0; 16]).unwrap_err().to_string();
     assert!(text.contains("stride 0"), "{text}");
+    // Offsets of such tensors would wrap around: 2^63 pixels of 2 channels count as none.
+    let huge = [1 << 31, 1 << 31, 2, 2];
+    let text = Conv2dProblem::new(huge, [2, 1, 1, 2], Window::default()).unwrap_err().to_string();
+    assert!(text.contains("fit the address space"), "{text}");
 }

@@ -149,6 +149,8 @@ fn errors_say_what_is_wrong() {
         pool2d::max(&wide, 0.0, &[0.0; 256], &mut [0.0], None),
         &["at most 254 elements a window", "16 x 16", "global_avg"],
     );
+    let wrong = Pool2dProblem { p: 3, ..problem };
+    assert_error(pool2d::max(&wrong, 0.0, &x, &mut [0.0; 6], None), &["pool2d max", "p and q that follow"]);
     assert_error(pool2d::global_avg(1, 0, 1, &[], &mut [0.0]), &["positive extents", "[1, 0, 1]"]);
     assert_error(pool2d::global_avg_backward(1, 2, 1, &[0.0; 2], false, &mut [0.0; 2]), &["1 elements in `dy`"]);
 }
