@@ -48,3 +48,8 @@ pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 #[cfg(feature = "nn")]
 pub use tensor::Tensor;
+
+/// The README's code compiles and runs.
+#[cfg(all(doctest, feature = "nn", feature = "cpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
