@@ -1,1 +1,7 @@
-//! The engine of the emulator. Nothing of it exists in this version.
+//! The engine of the emulator.
+
+pub mod check;
+pub mod count;
+pub mod engine;
+pub mod exec;
+pub mod ptx;

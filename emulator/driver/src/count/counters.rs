@@ -1,0 +1,1 @@
+//! Counters of a launch, summed over its operations.

@@ -1,0 +1,4 @@
+//! The engine without a driver around it: kernels with known answers, planted bugs, probes of single instructions.
+
+mod known;
+mod rig;
