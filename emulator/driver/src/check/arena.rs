@@ -52,6 +52,8 @@ pub struct Allocation {
     pub sub: bool,
     /// Belongs to a module: no leak.
     pub module: bool,
+    /// Usable now; false between a stream-ordered allocation and its turn in the stream.
+    pub open: bool,
 }
 
 #[derive(Debug, Default)]
@@ -191,9 +193,45 @@ impl Arena {
         let base = self.base + at;
         let name = name.unwrap_or_else(|| format!("allocation {}", t.count));
         t.live_bytes += bytes;
-        t.live.insert(base, Allocation { base, bytes, name, freed: None, used: false, sub: false, module });
+        t.live.insert(base, Allocation { base, bytes, name, freed: None, used: false, sub: false, module, open: true });
         self.fill_state(base, bytes, LIVE);
         Some(base)
+    }
+
+    /// Closes a fresh allocation until its turn in a stream comes.
+    pub fn close(&self, base: u64) {
+        self.set_open(base, false);
+    }
+
+    /// Opens a closed allocation. Returns false if it is gone.
+    pub fn open(&self, base: u64) -> bool {
+        self.set_open(base, true)
+    }
+
+    fn set_open(&self, base: u64, open: bool) -> bool {
+        let mut t = self.table();
+        let Some(a) = t.live.get_mut(&base) else { return false };
+        a.open = open;
+        let bytes = a.bytes;
+        self.fill_state(base, bytes, if open { LIVE } else { 0 });
+        true
+    }
+
+    /// Whether any byte of an allocation was ever written.
+    pub fn written(&self, a: &Allocation) -> bool {
+        // SAFETY: the range is an allocation of ours.
+        let state =
+            unsafe { std::slice::from_raw_parts(self.state.add((a.base - self.base) as usize), a.bytes as usize) };
+        state.iter().any(|s| s & INIT != 0)
+    }
+
+    /// Copies the states of a range along with its bytes.
+    pub fn copy_state(&self, dst: u64, src: u64, bytes: u64) {
+        // SAFETY: callers checked both ranges against the table.
+        unsafe {
+            let (d, s) = (self.state.add((dst - self.base) as usize), self.state.add((src - self.base) as usize));
+            std::ptr::copy(s, d, bytes as usize);
+        }
     }
 
     /// Frees an allocation. The error tells a double free from an address that never was one.
@@ -272,7 +310,10 @@ impl Arena {
         }
         t.count += 1;
         let name = format!("sub-allocation {} of {}", t.count, parent.name);
-        t.subs.insert(base, Allocation { base, bytes, name, freed: None, used: false, sub: true, module: false });
+        t.subs.insert(
+            base,
+            Allocation { base, bytes, name, freed: None, used: false, sub: true, module: false, open: true },
+        );
         self.fill_state(base, bytes, LIVE);
         Ok(())
     }
@@ -317,6 +358,15 @@ impl Arena {
     pub fn describe(&self, address: u64) -> String {
         let t = self.table();
         let inside = |a: &Allocation| address >= a.base && address < a.base + a.bytes;
+        if let Some((_, a)) = t.live.range(..=address).next_back().filter(|(_, a)| inside(a) && !a.open) {
+            return format!(
+                "{} bytes inside {} ({} bytes at {:#x}), which its stream has not allocated yet",
+                address - a.base,
+                a.name,
+                a.bytes,
+                a.base
+            );
+        }
         let sub_parent = t.live.range(..=address).next_back().map(|(_, a)| a).filter(|a| inside(a));
         if let Some(a) = t.freed.iter().rev().find(|a| inside(a)).filter(|a| a.sub || sub_parent.is_none()) {
             return format!(

@@ -72,7 +72,13 @@ impl Kind {
     pub fn fatal(self) -> bool {
         matches!(
             self,
-            Kind::OutOfBounds | Kind::Misaligned | Kind::UseAfterFree | Kind::Deadlock | Kind::Assert | Kind::Trap
+            Kind::OutOfBounds
+                | Kind::Misaligned
+                | Kind::UseAfterFree
+                | Kind::StreamOrder
+                | Kind::Deadlock
+                | Kind::Assert
+                | Kind::Trap
         )
     }
 }

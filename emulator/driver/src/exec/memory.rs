@@ -324,6 +324,8 @@ fn fault(
             let what = cx.arena.describe(first_bad);
             if what.contains("which was freed") {
                 kind = Kind::UseAfterFree;
+            } else if what.contains("has not allocated yet") {
+                kind = Kind::StreamOrder;
             }
             let start = if byte == 0 { "it starts" } else { "its last bytes lie" };
             format!("{text}: {start} {what}")

@@ -527,7 +527,10 @@ impl<'a> Parser<'a> {
                             self.eat(b';');
                         }
                         _ => {
-                            return Err(LoadError::new(line, format!("directive `{w}` is not supported on a function")));
+                            return Err(LoadError::new(
+                                line,
+                                format!("directive `{w}` is not supported on a function"),
+                            ));
                         }
                     }
                 }
