@@ -202,7 +202,7 @@ impl Device {
     /// Runs a kernel. The caller has checked the launch limits and the size of the parameter block.
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, settings: &Settings) -> Outcome {
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
-        if epoch % race::MAX_LAUNCH == 0 {
+        if epoch.is_multiple_of(race::MAX_LAUNCH) {
             self.arena.forget_races();
         }
         let threads = match settings.threads {

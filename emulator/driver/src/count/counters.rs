@@ -167,7 +167,7 @@ impl Report {
         add("barriers", outcome.barriers);
         add("unique_read_bytes", 32 * outcome.unique_read);
         add("unique_write_bytes", 32 * outcome.unique_write);
-        hot.sort_by(|a, b| b.0.cmp(&a.0));
+        hot.sort_by_key(|h| std::cmp::Reverse(h.0));
         let blocks: u64 = launch.grid.iter().map(|&d| u64::from(d)).product();
         let threads: u32 = launch.block.iter().product();
         add("blocks", blocks);

@@ -579,6 +579,10 @@ pub struct LaunchConfig {
     count: u32,
 }
 
+/// A launch configuration from the program.
+#[repr(transparent)]
+pub struct Config(*const LaunchConfig);
+
 /// `CUlaunchAttribute`.
 #[repr(C)]
 pub struct LaunchAttribute {
@@ -773,9 +777,9 @@ entry_points! { true;
             params: *mut *mut c_void) s {
         launch(s, f, [gx, gy, gz], [bx, by, bz], shared, stream, params, std::ptr::null_mut(), true)
     }
-    cuLaunchKernelEx(config: *const LaunchConfig, f: u64, params: *mut *mut c_void, extra: *mut *mut c_void) s {
+    cuLaunchKernelEx(config: Config, f: u64, params: *mut *mut c_void, extra: *mut *mut c_void) s {
         // SAFETY: the driver API requires a valid configuration, null is checked.
-        let Some(c) = (unsafe { config.as_ref() }) else { return Err(INVALID_VALUE) };
+        let Some(c) = (unsafe { config.0.as_ref() }) else { return Err(INVALID_VALUE) };
         let mut cooperative = false;
         for i in 0..c.count as usize {
             // SAFETY: the configuration says how many attributes there are.

@@ -2,6 +2,9 @@
 //! function per instruction-set level of the host; the level is chosen once, when a module is lowered. Forms that are
 //! rare (rounding modes, saturation, most conversions) are in `slow` instead.
 
+// NaN makes `!(a >= b)` and `a < b || a > b` what they are: the shorter forms clippy proposes mean something else.
+#![allow(clippy::neg_cmp_op_on_partial_ord, clippy::double_comparisons)]
+
 use super::float::*;
 use super::math;
 use super::regs::*;

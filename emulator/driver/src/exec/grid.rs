@@ -69,6 +69,9 @@ pub struct Outcome {
     pub output: Vec<u8>,
 }
 
+/// Findings by operation and class, each with the place in block order where it was first made.
+type Noted = BTreeMap<(usize, Kind), (u64, Finding)>;
+
 struct Slot {
     block: Block,
     warps: Vec<Warp>,
@@ -123,8 +126,7 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
             }
         });
     }
-    let (mut out, findings): (Outcome, BTreeMap<(usize, Kind), (u64, Finding)>) =
-        total.into_inner().unwrap_or_else(|e| e.into_inner());
+    let (mut out, findings): (Outcome, Noted) = total.into_inner().unwrap_or_else(|e| e.into_inner());
     let failed = failed.load(Ordering::Relaxed);
     // After a fault only what lies before it in block order is certain to have happened.
     let mut fault: Option<(u64, Finding)> = None;
@@ -161,7 +163,7 @@ fn merge(out: &mut Outcome, cx: &Cx) {
     out.output.extend_from_slice(&cx.output);
 }
 
-fn merge_finding(all: &mut BTreeMap<(usize, Kind), (u64, Finding)>, key: (usize, Kind), order: u64, f: Finding) {
+fn merge_finding(all: &mut Noted, key: (usize, Kind), order: u64, f: Finding) {
     match all.get_mut(&key) {
         None => {
             all.insert(key, (order, f));

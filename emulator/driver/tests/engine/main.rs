@@ -1,4 +1,6 @@
 //! The engine without a driver around it: kernels with known answers, planted bugs, probes of single instructions.
 
+mod bugs;
 mod known;
 mod rig;
+mod tensor;

@@ -14,7 +14,6 @@ pub enum Arg {
     Ptr(u64),
     I32(i32),
     U32(u32),
-    U64(u64),
     F32(f32),
 }
 
@@ -87,7 +86,7 @@ impl Rig {
         let mut params = vec![0u8; kernel.param_bytes as usize];
         for (p, a) in kernel.params.iter().zip(args) {
             let raw = match *a {
-                Arg::Ptr(v) | Arg::U64(v) => v.to_le_bytes().to_vec(),
+                Arg::Ptr(v) => v.to_le_bytes().to_vec(),
                 Arg::I32(v) => v.to_le_bytes().to_vec(),
                 Arg::U32(v) => v.to_le_bytes().to_vec(),
                 Arg::F32(v) => v.to_le_bytes().to_vec(),
