@@ -106,6 +106,11 @@ fn map(bytes: u64, hint: u64, access: i32) -> Result<*mut u8, String> {
             std::io::Error::last_os_error()
         ));
     }
+    if access != libc::PROT_NONE {
+        // Kernels stride over pages: large ones save most of the address translation. Only a hint.
+        // SAFETY: the range is the mapping that was just made.
+        unsafe { libc::madvise(p, bytes as usize, libc::MADV_HUGEPAGE) };
+    }
     Ok(p.cast())
 }
 

@@ -72,10 +72,11 @@ unsafe fn store<L: Lane>(r: *mut u32, at: u32, v: &[L::Raw; LANES], mask: u32) {
         if mask == ALL {
             d.write(*v);
         } else {
-            let d = &mut *d;
+            let mut out = d.read();
             for i in 0..LANES {
-                d[i] = if mask >> i & 1 != 0 { v[i] } else { d[i] };
+                out[i] = L::blend(out[i], v[i], (mask >> i & 1).wrapping_neg());
             }
+            d.write(out);
         }
     }
 }

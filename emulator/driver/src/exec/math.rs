@@ -64,7 +64,7 @@ fn sin_cos(x: f32) -> (f64, f64, i64) {
     // Past 2^40 the approximate instruction promises nothing; the clamp only keeps the arithmetic finite.
     let v = if v.abs() < 1.1e12 { v } else { v * 0.0 };
     let k = (v * std::f64::consts::FRAC_2_PI + 6755399441055744.0) - 6755399441055744.0;
-    let r = v - k * 1.5707963267948966;
+    let r = v - k * std::f64::consts::FRAC_PI_2;
     let r = r - k * 6.123233995736766e-17;
     let q = (k + 6755399441055744.0).to_bits() as i64;
     let z = r * r;

@@ -192,11 +192,11 @@ pub fn check(
     if r.dense {
         let total = bytes * LANES as u64;
         let inside = r.at[0] < r.view.size && total <= r.view.size - r.at[0] && r.at[0] & (bytes - 1) == 0;
-        // SAFETY: the range was just found inside the view.
-        if inside
-            && (!cx.checks.memory
-                || unsafe { ready(r.view.state.add(r.at[0] as usize), total as usize, intent.reads()) })
-        {
+        let state = |at: u64| {
+            // SAFETY: called only for ranges inside the view, of which every byte has a state.
+            unsafe { ready(r.view.state.add(at as usize), total as usize, intent.reads()) }
+        };
+        if inside && (!cx.checks.memory || state(r.at[0])) {
             return Ok(());
         }
     }
@@ -354,7 +354,7 @@ pub fn count(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
     match r.space {
         Space::Global | Space::Const => count_global(cx, pc, r, write),
         Space::Shared => {
-            let (waves, ideal) = if r.dense && r.at[0] % 128 == 0 && r.bytes >= 4 {
+            let (waves, ideal) = if r.dense && r.at[0].is_multiple_of(128) && r.bytes >= 4 {
                 (r.bytes as u64 / 4, r.bytes as u64 / 4)
             } else {
                 wavefronts(&r.at, r.mask, r.bytes)

@@ -18,6 +18,8 @@ pub trait Lane {
     fn value(raw: Self::Raw) -> Self::Value;
     /// Value to raw bits.
     fn raw(value: Self::Value) -> Self::Raw;
+    /// The new bits where `keep` is all ones, the old ones where it is 0.
+    fn blend(old: Self::Raw, new: Self::Raw, keep: u32) -> Self::Raw;
 }
 
 macro_rules! lane {
@@ -34,6 +36,11 @@ macro_rules! lane {
             #[inline(always)]
             fn raw($v: $value) -> $raw {
                 $put
+            }
+            #[inline(always)]
+            fn blend(old: $raw, new: $raw, keep: u32) -> $raw {
+                let keep = keep as i32 as $raw;
+                (old & !keep) | (new & keep)
             }
         }
     };
@@ -115,7 +122,7 @@ impl Regs {
     /// A 64-bit row.
     #[inline(always)]
     pub fn row64(&self, at: u32) -> &[u64; LANES] {
-        debug_assert!(at as usize + 2 * LANES <= self.len() && at % 2 == 0);
+        debug_assert!(at as usize + 2 * LANES <= self.len() && at.is_multiple_of(2));
         // SAFETY: as in `row`; rows start at even words, so the alignment of u64 holds.
         unsafe { &*self.words.as_ptr().cast::<u32>().add(at as usize).cast() }
     }
@@ -123,7 +130,7 @@ impl Regs {
     /// A 64-bit row, to write.
     #[inline(always)]
     pub fn row64_mut(&mut self, at: u32) -> &mut [u64; LANES] {
-        debug_assert!(at as usize + 2 * LANES <= self.len() && at % 2 == 0);
+        debug_assert!(at as usize + 2 * LANES <= self.len() && at.is_multiple_of(2));
         // SAFETY: as in `row64`; the borrow of `self` is unique.
         unsafe { &mut *self.base().add(at as usize).cast() }
     }

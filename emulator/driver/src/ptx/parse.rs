@@ -354,8 +354,7 @@ impl<'a> Parser<'a> {
     /// `.align 8 .b8 name[16]`, without the leading space and without the end.
     fn declarator(&mut self, space: Space, external: bool, line: u32) -> Res<(Var, u64)> {
         let (mut align, mut ty, mut lanes) = (0, None, 1);
-        loop {
-            let Tok::Word(w) = *self.peek() else { break };
+        while let Tok::Word(w) = *self.peek() {
             match w {
                 ".align" => {
                     self.next();

@@ -2,5 +2,6 @@
 
 mod bugs;
 mod known;
+mod probes;
 mod rig;
 mod tensor;
