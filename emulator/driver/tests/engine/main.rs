@@ -2,6 +2,7 @@
 
 mod bugs;
 mod known;
+mod parser;
 mod probes;
 mod rig;
 mod tensor;
