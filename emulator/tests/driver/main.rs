@@ -1,5 +1,7 @@
 //! An unmodified cudarc on the emulated driver.
 
+mod misuse;
+
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, LaunchConfig, PushKernelArg, sys};

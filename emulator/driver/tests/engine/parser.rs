@@ -10,7 +10,9 @@ const SOURCES: [&str; 3] = [
 
 fn refused(body: &str) -> String {
     let device = Device::new(1 << 20).unwrap();
-    let text = format!(".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 p)\n{{\n.reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .pred %p<2>; .reg .f32 %f<4>;\n{body}\nret;\n}}\n");
+    let text = format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .u64 p)\n{{\n.reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .pred %p<2>; .reg .f32 %f<4>;\n{body}\nret;\n}}\n"
+    );
     match device.load(&text) {
         Ok(_) => panic!("{body} was accepted"),
         Err(e) => e.to_string(),
@@ -30,7 +32,10 @@ fn forms_that_do_not_exist_are_refused_by_line_and_opcode() {
         ("div.f32 %f0, %f1, %f2;", "it needs a rounding mode or .approx"),
         ("cvt.s32.f32 %r0, %f1;", "needs an integer rounding mode"),
         ("mma.sync.aligned.m16n8k16.row.col.f32.e4m3.e4m3.f32 {%f0}, {%r0}, {%r1}, {%f0};", "`e4m3` is not supported"),
-        ("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r0], [%rd1], 16, [%r2];", "is not supported"),
+        (
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r0], [%rd1], 16, [%r2];",
+            "is not supported",
+        ),
         ("mbarrier.init.shared.b64 [%r0], 1;", "does not know this instruction"),
         ("ld.param.u64 %rd0, [p+4];", "the access ends at byte 12 of 8"),
         ("call (%r0), missing, (%r1);", "is not a .param variable"),
@@ -71,7 +76,32 @@ fn mutated_files_never_panic() {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (state >> 33) as usize % below.max(1)
     };
-    let noise = ["{", "}", "[", "]", "(", ")", "<", ">", ",", ";", ":", "::", "%", "0f", "0d12", "-", "+", "@!", "\"", ".reg", "%r1", "_", "|", "99999999999999999999"];
+    let noise = [
+        "{",
+        "}",
+        "[",
+        "]",
+        "(",
+        ")",
+        "<",
+        ">",
+        ",",
+        ";",
+        ":",
+        "::",
+        "%",
+        "0f",
+        "0d12",
+        "-",
+        "+",
+        "@!",
+        "\"",
+        ".reg",
+        "%r1",
+        "_",
+        "|",
+        "99999999999999999999",
+    ];
     let (mut loaded, mut errors) = (0, 0);
     for round in 0..600 {
         let source = SOURCES[round % 3];
