@@ -1,0 +1,6 @@
+//! The driver API over the engine: objects and handles, streams, errors, and the C entry points.
+
+pub mod api;
+pub mod error;
+pub mod state;
+pub mod stream;

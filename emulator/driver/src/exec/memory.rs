@@ -1,0 +1,773 @@
+//! Loads, stores and atomics of a warp: addresses to bytes, with every byte checked and every sector counted.
+
+use super::op::{Access, Atomic, NONE, Rmw};
+use super::regs::*;
+use super::run::{Block, Cx, Stop, Warp};
+use super::slow::{Kind as LaneKind, Spec};
+use crate::check::arena::{INIT, LIVE, PENDING, READY, View};
+use crate::check::finding::Kind;
+use crate::check::race;
+use crate::ptx::ast::{Space, Ty};
+
+/// Generic addresses of shared memory start here.
+pub const SHARED_WINDOW: u64 = 0x0400_0000_0000;
+/// Generic addresses of local memory start here.
+pub const LOCAL_WINDOW: u64 = 0x0401_0000_0000;
+/// Size of either window.
+const WINDOW: u64 = 1 << 32;
+
+/// The state space of a generic address.
+#[inline(always)]
+pub fn space_of(address: u64) -> Space {
+    if address.wrapping_sub(SHARED_WINDOW) < WINDOW {
+        Space::Shared
+    } else if address.wrapping_sub(LOCAL_WINDOW) < WINDOW {
+        Space::Local
+    } else {
+        Space::Global
+    }
+}
+
+/// Per-lane addresses of an operand.
+#[inline(always)]
+pub fn addresses(regs: &Regs, row: Row, offset: i64) -> [u64; LANES] {
+    let mut out = [0; LANES];
+    if row.wide {
+        let r = regs.row64(row.at);
+        for i in 0..LANES {
+            out[i] = r[i].wrapping_add(offset as u64);
+        }
+    } else {
+        let r = regs.row(row.at);
+        for i in 0..LANES {
+            out[i] = u64::from(r[i].wrapping_add(offset as u32));
+        }
+    }
+    out
+}
+
+/// A request whose lanes all go to one state space: offsets into a view.
+pub struct Request {
+    /// The space, never `Generic`.
+    pub space: Space,
+    /// Where the bytes are.
+    pub view: View,
+    /// Offset of each lane in the view, before the stride.
+    pub at: [u64; LANES],
+    /// Added once per lane (local memory: one slice per thread).
+    pub stride: u64,
+    /// Lanes that take part.
+    pub mask: u32,
+    /// Bytes of one lane.
+    pub bytes: u32,
+    /// `at` ascends by `bytes` from the first lane, all lanes active.
+    pub dense: bool,
+}
+
+impl Request {
+    /// Offset of a lane in the view's memory.
+    #[inline(always)]
+    fn offset(&self, lane: usize) -> usize {
+        (self.at[lane] + self.stride * lane as u64) as usize
+    }
+}
+
+/// What a request is going to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// Read.
+    Read,
+    /// Write.
+    Write,
+    /// Read and write in one step.
+    Atomic,
+    /// Read by an asynchronous copy.
+    CopyRead,
+    /// Write by an asynchronous copy.
+    CopyWrite,
+}
+
+impl Intent {
+    fn verb(self) -> &'static str {
+        match self {
+            Intent::Read => "read",
+            Intent::Write => "write",
+            Intent::Atomic => "atomic access",
+            Intent::CopyRead => "asynchronous copy from here",
+            Intent::CopyWrite => "asynchronous copy to here",
+        }
+    }
+
+    fn reads(self) -> bool {
+        matches!(self, Intent::Read | Intent::Atomic | Intent::CopyRead)
+    }
+}
+
+/// Builds the request of the lanes of `mask` that lie in the space of the first of them; returns the lanes left over.
+#[inline(always)]
+pub fn request(
+    cx: &Cx,
+    block: &Block,
+    warp: &Warp,
+    space: Space,
+    addr: &[u64; LANES],
+    mask: u32,
+    bytes: u32,
+) -> (Request, u32) {
+    let mut rest = 0;
+    let mut mine = mask;
+    let mut generic = false;
+    let space = if space == Space::Generic {
+        generic = true;
+        let first = space_of(addr[mask.trailing_zeros() as usize & 31]);
+        for lane in lanes(mask) {
+            if space_of(addr[lane]) != first {
+                rest |= 1 << lane;
+            }
+        }
+        mine &= !rest;
+        first
+    } else {
+        space
+    };
+    let (view, stride) = match space {
+        Space::Shared => {
+            let base = if generic { SHARED_WINDOW } else { 0 };
+            (View { base, ..block.shared.view() }, 0)
+        }
+        Space::Local => {
+            let base = if generic { LOCAL_WINDOW } else { 0 };
+            let size = u64::from(cx.kernel.local_bytes);
+            (View { base, size, ..warp.local.view() }, size)
+        }
+        Space::Param => (cx.params.view(), 0),
+        _ => (cx.global, 0),
+    };
+    let mut at = [0; LANES];
+    for i in 0..LANES {
+        at[i] = addr[i].wrapping_sub(view.base);
+    }
+    let first = at[0];
+    let mut dense = mine == ALL && stride == 0;
+    for i in 0..LANES {
+        dense &= at[i] == first.wrapping_add(i as u64 * u64::from(bytes));
+    }
+    (Request { space, view, at, stride, mask: mine, bytes, dense }, rest)
+}
+
+/// Whether `len` state bytes at `p` all have the bits that `reads` asks for.
+///
+/// # Safety
+/// `p .. p+len` must lie inside a state mapping.
+#[inline(always)]
+unsafe fn ready(p: *const u8, len: usize, reads: bool) -> bool {
+    // SAFETY: the caller vouches for the range; other threads may write it, which can only change a verdict about a
+    // program that races with itself.
+    let s = unsafe { std::slice::from_raw_parts(p, len) };
+    let mut bad = 0;
+    if reads {
+        for &b in s {
+            bad |= (b ^ READY) & (READY | PENDING);
+        }
+    } else {
+        for &b in s {
+            bad |= (b ^ LIVE) & (LIVE | PENDING);
+        }
+    }
+    bad == 0
+}
+
+/// Checks every byte of a request. Faults stop the kernel; softer findings are noted and the access goes on.
+#[inline(always)]
+pub fn check(
+    cx: &mut Cx,
+    block: &Block,
+    warp: &Warp,
+    pc: usize,
+    r: &Request,
+    intent: Intent,
+    used: u32,
+) -> Result<(), Stop> {
+    let bytes = u64::from(r.bytes);
+    if r.dense {
+        let total = bytes * LANES as u64;
+        let inside = r.at[0] < r.view.size && total <= r.view.size - r.at[0] && r.at[0] & (bytes - 1) == 0;
+        let state = |at: u64| {
+            // SAFETY: called only for ranges inside the view, of which every byte has a state.
+            unsafe { ready(r.view.state.add(at as usize), total as usize, intent.reads()) }
+        };
+        if inside && (!cx.checks.memory || state(r.at[0])) {
+            return Ok(());
+        }
+    }
+    check_lanes(cx, block, warp, pc, r, intent, used)
+}
+
+#[inline(never)]
+fn check_lanes(
+    cx: &mut Cx,
+    block: &Block,
+    warp: &Warp,
+    pc: usize,
+    r: &Request,
+    intent: Intent,
+    used: u32,
+) -> Result<(), Stop> {
+    let bytes = u64::from(r.bytes);
+    let want = if intent.reads() { READY } else { LIVE };
+    let care = want | PENDING;
+    let all_used = used == u32::MAX;
+    let pattern = u64::from_ne_bytes([want; 8]);
+    let care_pattern = u64::from_ne_bytes([care; 8]);
+    for lane in lanes(r.mask) {
+        let at = r.at[lane];
+        if at & (bytes - 1) != 0 {
+            return Err(fault(cx, block, warp, pc, lane, r, Kind::Misaligned, intent, 0));
+        }
+        if at >= r.view.size || bytes > r.view.size - at {
+            return Err(fault(cx, block, warp, pc, lane, r, Kind::OutOfBounds, intent, r.view.size.saturating_sub(at)));
+        }
+        if !cx.checks.memory {
+            continue;
+        }
+        // SAFETY: the lane's range was just found inside the view; accesses are 1 to 16 bytes, powers of two, aligned.
+        let bad = unsafe {
+            let p = r.view.state.add(r.offset(lane));
+            match bytes {
+                1 => u64::from(*p) ^ u64::from(want),
+                2 => u64::from(*p.cast::<u16>()) ^ (pattern & 0xffff),
+                4 => u64::from(*p.cast::<u32>()) ^ (pattern & 0xffff_ffff),
+                8 => *p.cast::<u64>() ^ pattern,
+                _ => (0..bytes as usize / 8).fold(0, |b, i| b | (*p.cast::<u64>().add(i) ^ pattern)),
+            }
+        };
+        if bad & care_pattern == 0 {
+            continue;
+        }
+        for i in 0..r.bytes {
+            // SAFETY: as above.
+            let s = unsafe { *r.view.state.add(r.offset(lane) + i as usize) };
+            if s & LIVE == 0 {
+                return Err(fault(cx, block, warp, pc, lane, r, Kind::OutOfBounds, intent, u64::from(i)));
+            }
+            let unused = !all_used && used >> i & 1 == 0;
+            if s & care == want || unused {
+                continue;
+            }
+            let kind = if s & PENDING != 0 { Kind::MissingWait } else { Kind::Uninitialised };
+            let text = access_text(cx, r, lane, intent);
+            let message = if kind == Kind::MissingWait {
+                format!("{text}: byte {i} belongs to an asynchronous copy that no cp.async.wait has completed")
+            } else {
+                let origin = origin(cx, r, lane, u64::from(i));
+                format!("{text}: byte {i} was never written{origin}")
+            };
+            cx.report(block, warp, pc, lane, kind, message);
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn access_text(cx: &Cx, r: &Request, lane: usize, intent: Intent) -> String {
+    let space = match r.space {
+        Space::Shared => "shared",
+        Space::Local => "local",
+        Space::Param => "param",
+        _ => "global",
+    };
+    let address = r.at[lane].wrapping_add(r.view.base);
+    let _ = cx;
+    format!("{space} {} of {} bytes at {address:#x}", intent.verb(), r.bytes)
+}
+
+fn origin(cx: &Cx, r: &Request, lane: usize, byte: u64) -> String {
+    if r.space != Space::Global {
+        return String::new();
+    }
+    let address = r.at[lane].wrapping_add(r.view.base).wrapping_add(byte);
+    cx.arena
+        .find(address)
+        .map(|a| {
+            format!(
+                " since {} ({} bytes at {:#x}) was made, {} bytes into it",
+                a.name,
+                a.bytes,
+                a.base,
+                address - a.base
+            )
+        })
+        .unwrap_or_default()
+}
+
+#[inline(never)]
+#[allow(clippy::too_many_arguments)]
+fn fault(
+    cx: &mut Cx,
+    block: &Block,
+    warp: &Warp,
+    pc: usize,
+    lane: usize,
+    r: &Request,
+    kind: Kind,
+    intent: Intent,
+    byte: u64,
+) -> Stop {
+    let text = access_text(cx, r, lane, intent);
+    let address = r.at[lane].wrapping_add(r.view.base);
+    let mut kind = kind;
+    let message = if kind == Kind::Misaligned {
+        format!("{text}: the address must be a multiple of {}", r.bytes)
+    } else if r.space == Space::Global || r.space == Space::Const {
+        let first_bad = address.wrapping_add(byte);
+        if cx.arena.contains(address) {
+            let what = cx.arena.describe(first_bad);
+            if what.contains("which was freed") {
+                kind = Kind::UseAfterFree;
+            } else if what.contains("has not allocated yet") {
+                kind = Kind::StreamOrder;
+            }
+            let start = if byte == 0 { "it starts" } else { "its last bytes lie" };
+            format!("{text}: {start} {what}")
+        } else {
+            format!("{text}: not a device address (null or host pointer?)")
+        }
+    } else {
+        let name = match r.space {
+            Space::Shared => "shared memory of this block",
+            Space::Local => "local memory of this thread",
+            _ => "parameter block",
+        };
+        let past = (r.at[lane].wrapping_add(u64::from(r.bytes))).wrapping_sub(r.view.size);
+        format!("{text}: {past} bytes past the end of the {name} ({} bytes)", r.view.size)
+    };
+    cx.report(block, warp, pc, lane, kind, message);
+    Stop::Fault
+}
+
+/// Counts a request: sectors and unique bytes of global memory, wavefronts of shared memory.
+#[inline(always)]
+pub fn count(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
+    if !cx.checks.count {
+        return;
+    }
+    match r.space {
+        Space::Global | Space::Const => count_global(cx, pc, r, write),
+        Space::Shared => {
+            let (waves, ideal) = if r.dense && r.at[0].is_multiple_of(128) && r.bytes >= 4 {
+                (r.bytes as u64 / 4, r.bytes as u64 / 4)
+            } else {
+                wavefronts(&r.at, r.mask, r.bytes)
+            };
+            let site = &mut cx.sites[pc];
+            site.shared_requests += 1;
+            site.waves += waves;
+            site.ideal_waves += ideal;
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn count_global(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
+    let epoch = cx.epoch;
+    let touched = cx.touched;
+    let mut fresh = 0;
+    let mut stamp = |sector: u64| {
+        // SAFETY: `check` found the request inside the arena, and there are two stamps per sector of it. The stamp is
+        // atomic because blocks run on several threads and each first touch must count once.
+        let s = unsafe { &*touched.add(2 * sector as usize + write as usize).cast::<std::sync::atomic::AtomicU32>() };
+        use std::sync::atomic::Ordering::Relaxed;
+        if s.load(Relaxed) != epoch && s.swap(epoch, Relaxed) != epoch {
+            fresh += 1;
+        }
+    };
+    let bytes = u64::from(r.bytes);
+    let sectors;
+    if r.dense {
+        let (first, last) = (r.at[0] / 32, (r.at[0] + bytes * LANES as u64 - 1) / 32);
+        sectors = last - first + 1;
+        for s in first..=last {
+            stamp(s);
+        }
+    } else {
+        // Sorted distinct sectors; a request has at most 32 lanes of at most 16 bytes, which never straddle a sector.
+        let mut seen = [u64::MAX; LANES];
+        let mut n = 0;
+        for lane in lanes(r.mask) {
+            let s = r.at[lane] / 32;
+            if n > 0 && seen[n - 1] == s {
+                continue;
+            }
+            if !seen[..n].contains(&s) {
+                seen[n] = s;
+                n += 1;
+                stamp(s);
+            }
+        }
+        sectors = n as u64;
+    }
+    let lanes = u64::from(r.mask.count_ones());
+    let site = &mut cx.sites[pc];
+    site.requests += 1;
+    site.sectors += sectors;
+    site.bytes += lanes * bytes;
+    if write {
+        cx.unique_write += fresh;
+    } else {
+        cx.unique_read += fresh;
+    }
+}
+
+/// Wavefronts a shared-memory request needs, and the fewest its distinct words could need: 32 banks of 4 bytes; requests
+/// of 8 and 16 bytes go in halves and quarters of a warp.
+pub fn wavefronts(at: &[u64; LANES], mask: u32, bytes: u32) -> (u64, u64) {
+    let per_phase = match bytes {
+        16.. => 8,
+        8 => 16,
+        _ => 32,
+    };
+    let words = (bytes as usize).div_ceil(4);
+    let (mut waves, mut ideal) = (0, 0);
+    for phase in 0..LANES / per_phase {
+        let mut banks = [0u8; 32];
+        let mut distinct = [u64::MAX; 64];
+        let mut n = 0;
+        for lane in phase * per_phase..(phase + 1) * per_phase {
+            if mask >> lane & 1 == 0 {
+                continue;
+            }
+            for w in 0..words {
+                let word = at[lane] / 4 + w as u64;
+                if (n > 0 && distinct[n - 1] == word) || distinct[..n].contains(&word) {
+                    continue;
+                }
+                distinct[n] = word;
+                n += 1;
+                banks[word as usize % 32] += 1;
+            }
+        }
+        if n > 0 {
+            waves += u64::from(banks.into_iter().max().unwrap_or(0));
+            ideal += n.div_ceil(32) as u64;
+        }
+    }
+    (waves, ideal)
+}
+
+/// Reads element `e` of every lane into a row.
+///
+/// # Safety
+/// `check` must have accepted the request.
+#[inline(always)]
+unsafe fn read_row(regs: &mut Regs, r: &Request, e: u32, elem: u32, signed: bool, dst: Row) {
+    let skip = (e * elem) as usize;
+    // SAFETY: the caller checked that every active lane's bytes lie inside the view.
+    unsafe {
+        if r.dense && elem == r.bytes && !signed {
+            let p = r.view.data.add(r.at[0] as usize);
+            if elem == 4 && !dst.wide {
+                *regs.row_mut(dst.at) = p.cast::<[u32; LANES]>().read_unaligned();
+                return;
+            }
+            if elem == 8 && dst.wide {
+                *regs.row64_mut(dst.at) = p.cast::<[u64; LANES]>().read_unaligned();
+                return;
+            }
+        }
+        if elem == 4 && !dst.wide {
+            let d = regs.row_mut(dst.at);
+            if r.dense {
+                let (p, step) = (r.view.data.add(r.at[0] as usize + skip), r.bytes as usize);
+                for i in 0..LANES {
+                    d[i] = p.add(i * step).cast::<u32>().read();
+                }
+            } else {
+                for i in lanes(r.mask) {
+                    d[i] = r.view.data.add(r.offset(i) + skip).cast::<u32>().read();
+                }
+            }
+            return;
+        }
+        for i in lanes(r.mask) {
+            let p = r.view.data.add(r.offset(i) + skip);
+            let v = match (elem, signed) {
+                (1, false) => u64::from(p.read()),
+                (1, true) => p.cast::<i8>().read() as u64,
+                (2, false) => u64::from(p.cast::<u16>().read()),
+                (2, true) => p.cast::<i16>().read() as u64,
+                (4, false) => u64::from(p.cast::<u32>().read()),
+                (4, true) => p.cast::<i32>().read() as u64,
+                _ => p.cast::<u64>().read(),
+            };
+            regs.set_lane(dst, i, v);
+        }
+    }
+}
+
+/// Writes element `e` of every lane from a row.
+///
+/// # Safety
+/// `check` must have accepted the request.
+#[inline(always)]
+unsafe fn write_row(regs: &Regs, r: &Request, e: u32, elem: u32, src: Row) {
+    let skip = (e * elem) as usize;
+    // SAFETY: the caller checked that every active lane's bytes lie inside the view.
+    unsafe {
+        if r.dense && elem == r.bytes {
+            let p = r.view.data.add(r.at[0] as usize);
+            if elem == 4 && !src.wide {
+                p.cast::<[u32; LANES]>().write_unaligned(*regs.row(src.at));
+                return;
+            }
+            if elem == 8 && src.wide {
+                p.cast::<[u64; LANES]>().write_unaligned(*regs.row64(src.at));
+                return;
+            }
+        }
+        for i in lanes(r.mask) {
+            let p = r.view.data.add(r.offset(i) + skip);
+            let v = regs.lane(src, i);
+            match elem {
+                1 => p.write(v as u8),
+                2 => p.cast::<u16>().write(v as u16),
+                4 => p.cast::<u32>().write(v as u32),
+                _ => p.cast::<u64>().write(v),
+            }
+        }
+    }
+}
+
+/// Marks the bytes of a write as written.
+#[inline(always)]
+pub fn mark_written(r: &Request) {
+    // SAFETY: `check` accepted the request, so the state bytes of every active lane exist.
+    unsafe {
+        if r.dense {
+            std::ptr::write_bytes(r.view.state.add(r.at[0] as usize), READY, r.bytes as usize * LANES);
+        } else {
+            for lane in lanes(r.mask) {
+                let p = r.view.state.add(r.offset(lane));
+                if r.bytes == 4 {
+                    p.cast::<u32>().write_unaligned(u32::from_ne_bytes([READY; 4]));
+                } else {
+                    std::ptr::write_bytes(p, READY, r.bytes as usize);
+                }
+            }
+        }
+    }
+}
+
+/// A load.
+#[inline(always)]
+pub fn ld(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize, mask: u32) -> Result<(), Stop> {
+    let addr = addresses(&warp.regs, a.addr, a.offset);
+    let bytes = a.elem * a.regs.len() as u32;
+    let mut left = mask;
+    while left != 0 {
+        let (r, rest) = request(cx, block, warp, a.space, &addr, left, bytes);
+        left = rest;
+        check(cx, block, warp, pc, &r, Intent::Read, a.used)?;
+        count(cx, pc, &r, false);
+        if cx.checks.races {
+            race::access(cx, block, warp, pc, &r, Intent::Read, a.strong);
+            if a.strong {
+                race::synchronise(cx, block, warp, &r, false);
+            }
+        }
+        for (e, &dst) in a.regs.iter().enumerate() {
+            if dst.at != NONE {
+                // SAFETY: `check` accepted the request.
+                unsafe { read_row(&mut warp.regs, &r, e as u32, a.elem, a.signed, dst) }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A store.
+#[inline(always)]
+pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize, mask: u32) -> Result<(), Stop> {
+    let addr = addresses(&warp.regs, a.addr, a.offset);
+    let bytes = a.elem * a.regs.len() as u32;
+    let mut left = mask;
+    while left != 0 {
+        let (r, rest) = request(cx, block, warp, a.space, &addr, left, bytes);
+        left = rest;
+        check(cx, block, warp, pc, &r, Intent::Write, u32::MAX)?;
+        count(cx, pc, &r, true);
+        if cx.checks.races {
+            race::access(cx, block, warp, pc, &r, Intent::Write, a.strong);
+            if a.strong {
+                race::synchronise(cx, block, warp, &r, a.release);
+            }
+        }
+        for (e, &src) in a.regs.iter().enumerate() {
+            // SAFETY: `check` accepted the request.
+            unsafe { write_row(&warp.regs, &r, e as u32, a.elem, src) }
+        }
+        mark_written(&r);
+    }
+    cx.progress = true;
+    Ok(())
+}
+
+/// One lane of `atom` or `red`: the new value.
+fn rmw(op: Rmw, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
+    let bits = 8 * ty.bytes();
+    let cut = |v: u64| if bits == 64 { v } else { v & ((1 << bits) - 1) };
+    let extend = |v: u64| (v << (64 - bits)) as i64 >> (64 - bits);
+    if ty.float() {
+        let kind = match op {
+            Rmw::Add => LaneKind::Add,
+            Rmw::Min => LaneKind::Min,
+            Rmw::Max => LaneKind::Max,
+            _ => return if op == Rmw::Cas && old != cut(b) { old } else { cut(if op == Rmw::Cas { c } else { b }) },
+        };
+        return Spec::new(kind, ty).eval(old, b, 0);
+    }
+    let b = cut(b);
+    cut(match op {
+        Rmw::And => old & b,
+        Rmw::Or => old | b,
+        Rmw::Xor => old ^ b,
+        Rmw::Add => old.wrapping_add(b),
+        Rmw::Min if ty.signed() => extend(old).min(extend(b)) as u64,
+        Rmw::Max if ty.signed() => extend(old).max(extend(b)) as u64,
+        Rmw::Min => old.min(b),
+        Rmw::Max => old.max(b),
+        Rmw::Inc => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        Rmw::Dec => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
+        Rmw::Exch | Rmw::Popc => b,
+        Rmw::Cas => {
+            if old == b {
+                cut(c)
+            } else {
+                old
+            }
+        }
+    })
+}
+
+/// An atomic or a reduction; lanes take effect in ascending order.
+pub fn atom(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Atomic, pc: usize, mask: u32) -> Result<(), Stop> {
+    let addr = addresses(&warp.regs, a.addr, a.offset);
+    let mut left = mask;
+    while left != 0 {
+        let (r, rest) = request(cx, block, warp, a.space, &addr, left, a.ty.bytes());
+        left = rest;
+        check(cx, block, warp, pc, &r, Intent::Atomic, u32::MAX)?;
+        count(cx, pc, &r, true);
+        if cx.checks.races {
+            race::access(cx, block, warp, pc, &r, Intent::Atomic, true);
+            race::synchronise(cx, block, warp, &r, a.release);
+        }
+        for lane in lanes(r.mask) {
+            // SAFETY: `check` found the bytes inside the view. Kernels with atomics on global memory run their blocks
+            // on one thread, so nothing else touches them now.
+            unsafe {
+                let p = r.view.data.add(r.offset(lane));
+                let old = match a.ty.bytes() {
+                    2 => u64::from(p.cast::<u16>().read()),
+                    4 => u64::from(p.cast::<u32>().read()),
+                    _ => p.cast::<u64>().read(),
+                };
+                let b = warp.regs.lane(a.b, lane);
+                let c = if a.c.at == NONE { 0 } else { warp.regs.lane(a.c, lane) };
+                let new = rmw(a.rmw, a.ty, old, b, c);
+                if new != old {
+                    cx.progress = true;
+                }
+                match a.ty.bytes() {
+                    2 => p.cast::<u16>().write(new as u16),
+                    4 => p.cast::<u32>().write(new as u32),
+                    _ => p.cast::<u64>().write(new),
+                }
+                if a.dst.at != NONE {
+                    warp.regs.set_lane(a.dst, lane, old);
+                }
+            }
+        }
+        mark_written(&r);
+    }
+    Ok(())
+}
+
+/// A small memory of its own: the shared memory of a block, the local memory of a warp, the parameter block.
+#[derive(Debug)]
+pub struct Private {
+    data: Vec<u128>,
+    state: Vec<u128>,
+    /// Pointers to the two buffers, taken once: views hand them out while the owner is borrowed.
+    view: View,
+}
+
+// SAFETY: the pointers refer to the buffers beside them, which move with the struct.
+unsafe impl Send for Private {}
+// SAFETY: shared only as the parameter block, which nobody writes while a launch runs.
+unsafe impl Sync for Private {}
+
+impl Private {
+    /// `bytes` bytes in the given state.
+    pub fn new(bytes: usize, state: u8) -> Private {
+        let words = bytes.div_ceil(16);
+        let s = u128::from_ne_bytes([state; 16]);
+        let (mut data, mut state) = (vec![0u128; words], vec![s; words]);
+        let view =
+            View { base: 0, size: bytes as u64, data: data.as_mut_ptr().cast(), state: state.as_mut_ptr().cast() };
+        Private { data, state, view }
+    }
+
+    /// Back to unwritten. The bytes keep a poison value, so that code which reads them anyway goes visibly wrong.
+    pub fn reset(&mut self) {
+        // SAFETY: both buffers hold that many words; they are written through the same pointers as everywhere else.
+        unsafe {
+            std::ptr::write_bytes(self.view.data, 0xff, 16 * self.data.len());
+            std::ptr::write_bytes(self.view.state, LIVE, 16 * self.state.len());
+        }
+    }
+
+    /// As the interpreter sees it, at address 0.
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// The bytes.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `data` holds at least `size` bytes, plain words without invalid patterns.
+        unsafe { std::slice::from_raw_parts_mut(self.view.data, self.view.size as usize) }
+    }
+}
+
+/// Bits that mark a byte as written and readable.
+pub const WRITTEN: u8 = LIVE | INIT;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wavefronts_of_known_patterns() {
+        let at = |f: &dyn Fn(u64) -> u64| std::array::from_fn::<u64, LANES, _>(|i| f(i as u64));
+        assert_eq!(wavefronts(&at(&|i| 4 * i), ALL, 4), (1, 1), "one word per bank");
+        assert_eq!(wavefronts(&at(&|_| 64), ALL, 4), (1, 1), "broadcast");
+        assert_eq!(wavefronts(&at(&|i| 8 * i), ALL, 4), (2, 1), "stride 2");
+        assert_eq!(wavefronts(&at(&|i| 128 * i), ALL, 4), (32, 1), "one bank");
+        assert_eq!(wavefronts(&at(&|i| 132 * i), ALL, 4), (1, 1), "padded column");
+        assert_eq!(wavefronts(&at(&|i| 16 * i), ALL, 16), (4, 4), "float4 row");
+        assert_eq!(wavefronts(&at(&|i| 8 * i), ALL, 8), (2, 2), "double row");
+        assert_eq!(wavefronts(&at(&|i| 4 * i), 0xff, 4), (1, 1));
+    }
+}

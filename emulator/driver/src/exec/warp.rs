@@ -1,0 +1,249 @@
+//! Operations across lanes and warps: shuffles, votes, matches, reductions, barriers, carries.
+
+use super::op::*;
+use super::regs::*;
+use super::run::{Barrier, Block, Cx, State, Stop, Warp};
+use crate::check::finding::Kind;
+use crate::check::race;
+
+/// A `.sync` operation for the lanes of `here`, which are all in its member mask.
+pub fn collective(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, op: &Op, here: u32) {
+    match *op {
+        Op::Shfl { mode, d, p, a, b, c, .. } => shfl(cx, block, warp, pc, here, mode, [d, p, a, b, c]),
+        Op::Vote { mode, d, a, .. } => {
+            let v = warp.pred(a) & here;
+            match mode {
+                Vote::Ballot => {
+                    let row = warp.regs.row_mut(d);
+                    for lane in lanes(here) {
+                        row[lane] = v;
+                    }
+                }
+                Vote::All => warp.set_pred(d, if v == here { ALL } else { 0 }, here),
+                Vote::Any => warp.set_pred(d, if v != 0 { ALL } else { 0 }, here),
+                Vote::Uni => warp.set_pred(d, if v == 0 || v == here { ALL } else { 0 }, here),
+            }
+        }
+        Op::Match { all, wide, d, p, a, .. } => {
+            let row = Row { at: a, wide };
+            let values: [u64; LANES] = std::array::from_fn(|i| warp.regs.lane(row, i));
+            for lane in lanes(here) {
+                let mut same = 0;
+                for other in lanes(here) {
+                    same |= u32::from(values[other] == values[lane]) << other;
+                }
+                if all {
+                    let hit = same == here;
+                    warp.regs.row_mut(d)[lane] = if hit { here } else { 0 };
+                    warp.set_pred(p, if hit { ALL } else { 0 }, 1 << lane);
+                } else {
+                    warp.regs.row_mut(d)[lane] = same;
+                }
+            }
+        }
+        Op::Redux { rmw, signed, d, a, .. } => {
+            let row = *warp.regs.row(a);
+            let mut values = lanes(here).map(|l| row[l]);
+            let Some(first) = values.next() else { return };
+            let v = values.fold(first, |x, y| match (rmw, signed) {
+                (Rmw::And, _) => x & y,
+                (Rmw::Or, _) => x | y,
+                (Rmw::Xor, _) => x ^ y,
+                (Rmw::Min, true) => (x as i32).min(y as i32) as u32,
+                (Rmw::Max, true) => (x as i32).max(y as i32) as u32,
+                (Rmw::Min, false) => x.min(y),
+                (Rmw::Max, false) => x.max(y),
+                _ => x.wrapping_add(y),
+            });
+            for lane in lanes(here) {
+                warp.regs.row_mut(d)[lane] = v;
+            }
+        }
+        // `bar.warp.sync` orders the memory accesses of its lanes.
+        _ => race::tick(warp),
+    }
+}
+
+fn shfl(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, here: u32, mode: Shfl, [d, p, a, b, c]: [u32; 5]) {
+    let (src, by, clamp) = (*warp.regs.row(a), *warp.regs.row(b), *warp.regs.row(c));
+    let mut valid = 0u32;
+    let mut absent = None;
+    for lane in lanes(here) {
+        let (me, by) = (lane as i32, (by[lane] & 31) as i32);
+        let segment = (clamp[lane] >> 8 & 31) as i32;
+        let bound = (me & segment) | (clamp[lane] as i32 & 31 & !segment);
+        let low = me & segment;
+        let (j, ok) = match mode {
+            Shfl::Up => (me - by, me - by >= bound),
+            Shfl::Down => (me + by, me + by <= bound),
+            Shfl::Bfly => (me ^ by, me ^ by <= bound),
+            Shfl::Idx => {
+                let j = low | (by & !segment);
+                (j, j <= bound)
+            }
+        };
+        let j = if ok { j as usize & 31 } else { lane };
+        valid |= u32::from(ok) << lane;
+        if here >> j & 1 == 0 {
+            absent.get_or_insert((lane, j));
+        }
+        warp.regs.row_mut(d)[lane] = src[j];
+    }
+    warp.set_pred(p, valid, here);
+    if let Some((lane, j)) = absent {
+        let message = format!("the lane reads lane {j}, which takes no part in this shuffle (lanes {here:#010x})");
+        cx.report(block, warp, pc, lane, Kind::WarpMask, message);
+    }
+}
+
+/// A barrier. `None`: the group goes on at once.
+pub fn bar(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize, pc: usize, b: &Bar, m: u32) -> Option<Stop> {
+    let first = m.trailing_zeros() as usize & 31;
+    let id = warp.regs.row(b.id.at)[first];
+    let count = if b.count.at == NONE { 0 } else { warp.regs.row(b.count.at)[first] };
+    if id > 15 || count % 32 != 0 || (count > 0 && count > block.threads.next_multiple_of(32)) {
+        let message = format!(
+            "barrier {id} with {count} threads: the number must be below 16, the count a multiple of 32 up to the block"
+        );
+        cx.report(block, warp, pc, first, Kind::DivergentBarrier, message);
+        return Some(Stop::Fault);
+    }
+    if b.aligned && m != warp.live && !cx.out_of_step {
+        let missing = warp.live & !m;
+        let message = format!(
+            "the barrier is reached by lanes {m:#010x} of the warp while lanes {missing:#010x} are elsewhere: bar.sync must \
+             be executed by all threads of the warp together"
+        );
+        cx.report(block, warp, pc, first, Kind::DivergentBarrier, message);
+    }
+    cx.barriers += 1;
+    let trues = b.red.map_or(0, |(_, p, _)| (warp.pred(p) & m).count_ones());
+    let barrier = &mut block.barriers[id as usize];
+    if barrier.arrived > 0 && barrier.expected != count {
+        let before = barrier.expected;
+        let message = format!("barrier {id} is used with {count} threads while others wait for {before} (0 means all)");
+        cx.report(block, warp, pc, first, Kind::DivergentBarrier, message);
+    }
+    let barrier = &mut block.barriers[id as usize];
+    barrier.expected = count;
+    // With a count the hardware counts whole warps.
+    barrier.arrived += if count > 0 && m == warp.live { 32 } else { m.count_ones() };
+    barrier.warps |= 1 << warp.id;
+    barrier.trues += trues;
+    race::join(&mut barrier.clock, &warp.clock);
+    race::tick(warp);
+    if !b.arrive {
+        barrier.waiting.push((warp.id, group as u32));
+        warp.groups[group].state = State::Barrier(id);
+    }
+    if complete(cx, block, warp, pc, id as usize) {
+        return Some(Stop::Yield);
+    }
+    if b.arrive { None } else { Some(Stop::Parked) }
+}
+
+/// Completes a barrier if everybody it waits for has come.
+fn complete(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, id: usize) -> bool {
+    let barrier = &block.barriers[id];
+    let done = if barrier.expected > 0 {
+        barrier.arrived >= barrier.expected
+    } else {
+        barrier.arrived > 0 && barrier.arrived + block.exited >= block.threads
+    };
+    if !done {
+        return false;
+    }
+    if barrier.expected == 0 && block.exited > 0 {
+        let message = format!(
+            "barrier {id} completed although {} of {} threads of the block had exited without reaching it",
+            block.exited, block.threads
+        );
+        cx.report(block, warp, pc, 0, Kind::DivergentBarrier, message);
+    }
+    let barrier = std::mem::take(&mut block.barriers[id]);
+    cx.progress = true;
+    block.wake.push(barrier);
+    true
+}
+
+/// Completes barriers that only waited for threads which have exited meanwhile.
+pub fn settle_barriers(cx: &mut Cx, block: &mut Block, warps: &[Warp]) {
+    for id in 0..block.barriers.len() {
+        if block.barriers[id].arrived > 0 {
+            let Some(&(w, g)) = block.barriers[id].waiting.first() else { continue };
+            let warp = &warps[w as usize];
+            let pc = warp.groups[g as usize].pc as usize - 1;
+            complete(cx, block, warp, pc, id);
+        }
+    }
+}
+
+/// Wakes the groups of a completed barrier.
+pub fn wake(cx: &mut Cx, warps: &mut [Warp], barrier: &Barrier) {
+    for &(w, g) in &barrier.waiting {
+        let warp = &mut warps[w as usize];
+        let group = &mut warp.groups[g as usize];
+        group.state = State::Ready;
+        let (mask, pc) = (group.mask, group.pc as usize - 1);
+        race::join(&mut warp.clock, &barrier.clock);
+        let Op::Bar(i) = cx.kernel.code[pc].op else { continue };
+        match cx.kernel.bars[i as usize].red {
+            Some((Rmw::Popc, _, d)) => {
+                for lane in lanes(mask) {
+                    warp.regs.row_mut(d)[lane] = barrier.trues;
+                }
+            }
+            Some((Rmw::And, _, d)) => warp.set_pred(d, if barrier.trues == barrier.arrived { ALL } else { 0 }, mask),
+            Some((_, _, d)) => warp.set_pred(d, if barrier.trues > 0 { ALL } else { 0 }, mask),
+            None => {}
+        }
+    }
+}
+
+/// `add.cc`, `addc.cc`, `sub.cc`, `subc.cc`.
+pub fn carry(warp: &mut Warp, [d, a, b]: [Row; 3], subtract: bool, carry_in: bool, carry_out: bool, m: u32) {
+    for lane in lanes(m) {
+        let (x, y) = (warp.regs.lane(a, lane), warp.regs.lane(b, lane));
+        let bits = if d.wide { 64 } else { 32 };
+        let modulus = 1u128 << bits;
+        let c = u128::from(carry_in && warp.carry >> lane & 1 != 0);
+        // The carry of a subtraction is its borrow.
+        let (v, out) = if subtract {
+            let need = u128::from(y) + c;
+            (u128::from(x).wrapping_add(modulus).wrapping_sub(need), u128::from(x) < need)
+        } else {
+            let sum = u128::from(x) + u128::from(y) + c;
+            (sum, sum >= modulus)
+        };
+        warp.regs.set_lane(d, lane, (v & (modulus - 1)) as u64);
+        if carry_out {
+            warp.carry = (warp.carry & !(1 << lane)) | u32::from(out) << lane;
+        }
+    }
+}
+
+/// `mad.cc` and `madc`.
+pub fn mad_carry(
+    warp: &mut Warp,
+    [d, a, b, c]: [Row; 4],
+    high: bool,
+    signed: bool,
+    carry_in: bool,
+    carry_out: bool,
+    m: u32,
+) {
+    let bits = if d.wide { 64 } else { 32 };
+    let modulus = 1u128 << bits;
+    for lane in lanes(m) {
+        let (x, y, z) = (warp.regs.lane(a, lane), warp.regs.lane(b, lane), warp.regs.lane(c, lane));
+        let extend = |v: u64| i128::from((v << (64 - bits)) as i64 >> (64 - bits));
+        let product =
+            if signed { extend(x).wrapping_mul(extend(y)) as u128 } else { u128::from(x).wrapping_mul(u128::from(y)) };
+        let part = if high { product >> bits } else { product } & (modulus - 1);
+        let sum = part + u128::from(z) + u128::from(carry_in && warp.carry >> lane & 1 != 0);
+        warp.regs.set_lane(d, lane, (sum & (modulus - 1)) as u64);
+        if carry_out {
+            warp.carry = (warp.carry & !(1 << lane)) | u32::from(sum >= modulus) << lane;
+        }
+    }
+}

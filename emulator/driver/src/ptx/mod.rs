@@ -1,0 +1,31 @@
+//! From PTX text to decoded operations: `parse` reads statements without knowing any instruction, `lower` turns them
+//! into operations and rejects every form it does not know, `cfg` finds where diverged lanes meet again.
+
+pub mod ast;
+pub mod cfg;
+pub mod lower;
+pub mod parse;
+
+/// Why a module was refused: the line of the PTX text and a sentence that names the opcode or the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError {
+    /// Line of the PTX text, counted from 1.
+    pub line: u32,
+    /// What was found and what would be accepted.
+    pub message: String,
+}
+
+impl LoadError {
+    /// An error at `line`.
+    pub fn new(line: u32, message: impl Into<String>) -> Self {
+        LoadError { line, message: message.into() }
+    }
+}
+
+impl std::fmt::Display for LoadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PTX line {}: {}", self.line, self.message)
+    }
+}
+
+impl std::error::Error for LoadError {}

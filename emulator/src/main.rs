@@ -1,0 +1,118 @@
+//! `warpsmith-emulate`: runs a program of the CUDA driver API on the emulator.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use warpsmith_emulator::{Error, Report, library};
+
+const USAGE: &str = "usage: warpsmith-emulate [--profile sm_80|sm_90] [--checks all|memory|none] [--seed N] \
+                     [--threads N] [--report table|json=FILE] -- PROGRAM ARGS...";
+
+struct Options {
+    env: Vec<(&'static str, String)>,
+    json: Option<PathBuf>,
+    program: Vec<String>,
+}
+
+fn options(args: &[String]) -> Result<Options, Error> {
+    let mut o = Options { env: Vec::new(), json: None, program: Vec::new() };
+    let mut i = 0;
+    while i < args.len() {
+        if args[i] == "--" {
+            o.program = args[i + 1..].to_vec();
+            break;
+        }
+        let value = args.get(i + 1).ok_or_else(|| Error::new(format!("{} needs a value\n{USAGE}", args[i])))?;
+        let among = |list: &[&str]| match list.contains(&value.as_str()) {
+            true => Ok(value.clone()),
+            false => Err(Error::new(format!("{} {value}: expected {}\n{USAGE}", args[i], list.join(" or ")))),
+        };
+        match args[i].as_str() {
+            "--profile" => o.env.push(("WARPSMITH_EMULATOR_PROFILE", among(&["sm_80", "sm_90"])?)),
+            "--checks" => o.env.push(("WARPSMITH_EMULATOR_CHECKS", among(&["all", "memory", "none"])?)),
+            "--seed" | "--threads" => {
+                value
+                    .parse::<u64>()
+                    .map_err(|_| Error::new(format!("{} {value}: expected a number\n{USAGE}", args[i])))?;
+                let name = if args[i] == "--seed" { "WARPSMITH_EMULATOR_SEED" } else { "WARPSMITH_EMULATOR_THREADS" };
+                o.env.push((name, value.clone()));
+            }
+            "--report" => match value.strip_prefix("json=") {
+                Some(f) => o.json = Some(PathBuf::from(f)),
+                None => {
+                    among(&["table"])?;
+                }
+            },
+            other => return Err(Error::new(format!("unknown option {other}\n{USAGE}"))),
+        }
+        i += 2;
+    }
+    if o.program.is_empty() {
+        return Err(Error::new(USAGE));
+    }
+    Ok(o)
+}
+
+fn run(args: &[String]) -> Result<u8, Error> {
+    let o = options(args)?;
+    let io = |what: &str, e: std::io::Error| Error::new(format!("{what}: {e}"));
+    let library = library()?;
+    let library = library.canonicalize().map_err(|e| io("driver", e))?;
+    // A folder of its own, so that no loader path ever holds a libcuda.so by accident.
+    let folder = std::env::temp_dir().join(format!("warpsmith-emulate-{}", std::process::id()));
+    std::fs::create_dir(&folder).map_err(|e| io("private folder", e))?;
+    let result = (|| {
+        for name in ["libcuda.so", "libcuda.so.1"] {
+            symlink(&library, folder.join(name)).map_err(|e| io("link to the driver", e))?;
+        }
+        let report = folder.join("report.json");
+        let mut path = folder.clone().into_os_string();
+        if let Some(old) = std::env::var_os("LD_LIBRARY_PATH").filter(|p| !p.is_empty()) {
+            path.push(":");
+            path.push(old);
+        }
+        let status = Command::new(&o.program[0])
+            .args(&o.program[1..])
+            .env("LD_LIBRARY_PATH", path)
+            .env("WARPSMITH_EMULATOR_REPORT_FILE", &report)
+            .envs(o.env.iter().map(|(k, v)| (k, v)))
+            .status()
+            .map_err(|e| io(&format!("cannot start {}", o.program[0]), e))?;
+        let code = status.code().unwrap_or(101) as u8;
+        let Ok(text) = std::fs::read_to_string(&report) else {
+            eprintln!("warpsmith-emulate: the program made no use of the CUDA driver API");
+            return Ok(code);
+        };
+        let parsed: Report =
+            serde_json::from_str(&text).map_err(|e| Error::new(format!("the report cannot be read: {e}")))?;
+        match &o.json {
+            Some(file) => {
+                std::fs::write(file, &text).map_err(|e| io(&file.display().to_string(), e))?;
+                for f in &parsed.findings {
+                    eprintln!("finding  {}", f.text);
+                }
+            }
+            None => eprint!("{}", parsed.table()),
+        }
+        for l in &parsed.live {
+            eprintln!("finding  leak: {} ({} bytes at {:#x}) was never freed", l.name, l.bytes, l.address);
+        }
+        let found = !parsed.findings.is_empty() || !parsed.live.is_empty();
+        Ok(if code == 0 && found { 1 } else { code })
+    })();
+    // The program is over; a folder that cannot be removed is no reason to fail.
+    let _ = std::fs::remove_dir_all(&folder);
+    result
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(&args) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("warpsmith-emulate: {e}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the driver says about the launches of a program.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Everything since the last reset.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Device profile.
+    pub profile: String,
+    /// Every launch in order.
+    pub launches: Vec<Launch>,
+    /// Findings in order.
+    pub findings: Vec<Finding>,
+    /// Allocations that are alive now; at the end of a program, its leaks.
+    pub live: Vec<Live>,
+}
+
+/// One launch.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Launch {
+    /// Kernel name.
+    pub kernel: String,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: [u32; 3],
+    /// Dynamic shared memory in bytes.
+    pub dynamic_shared: u32,
+    /// Static shared memory in bytes.
+    pub static_shared: u32,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Warp-instructions by class.
+    pub classes: BTreeMap<String, u64>,
+    /// Theoretical occupancy, 0 to 1; registers count only where the PTX bounds them.
+    pub occupancy: f64,
+    /// Lower bounds of the time on the device in microseconds, by resource.
+    pub bounds_us: BTreeMap<String, f64>,
+    /// The costliest operations, with the reason.
+    pub hot: Vec<String>,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Class, such as `out-of-bounds`.
+    pub kind: String,
+    /// Kernel, or empty for calls of the program.
+    pub kernel: String,
+    /// The whole sentence.
+    pub text: String,
+    /// How often the same instruction did it.
+    pub count: u64,
+}
+
+/// A live allocation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// Its name in findings.
+    pub name: String,
+    /// Address.
+    pub address: u64,
+    /// Size.
+    pub bytes: u64,
+}
+
+impl Launch {
+    /// A counter, 0 if it never moved.
+    pub fn get(&self, counter: &str) -> u64 {
+        self.counters.get(counter).copied().unwrap_or(0)
+    }
+
+    /// The resource that bounds the time, and the bound. Memory counts at its compulsory traffic.
+    pub fn bound(&self) -> (&str, f64) {
+        let real = self.bounds_us.iter().filter(|(n, _)| *n != "dram_if_uncached");
+        real.fold(("none", 0.0), |best, (n, &t)| if t > best.1 { (n, t) } else { best })
+    }
+}
+
+impl Report {
+    /// The launches of one kernel.
+    pub fn of(&self, kernel: &str) -> Vec<&Launch> {
+        self.launches.iter().filter(|l| l.kernel == kernel).collect()
+    }
+
+    /// Compares with budgets: `{"kernel": {"counter": most}}`, summed over the launches of a kernel. Returns one sentence
+    /// per excess and per kernel that never ran.
+    pub fn over_budget(&self, budgets: &str) -> Result<Vec<String>, Error> {
+        let budgets: BTreeMap<String, BTreeMap<String, u64>> = serde_json::from_str(budgets)
+            .map_err(|e| Error::new(format!("budgets: {e}; expected {{\"kernel\": {{\"counter\": most}}}}")))?;
+        let mut out = Vec::new();
+        for (kernel, limits) in budgets {
+            let launches = self.of(&kernel);
+            if launches.is_empty() {
+                out.push(format!("kernel {kernel} has a budget and was never launched"));
+            }
+            for (counter, most) in limits {
+                let sum: u64 = launches.iter().map(|l| l.get(&counter)).sum();
+                if sum > most {
+                    out.push(format!("kernel {kernel}: {counter} is {sum}, the budget is {most}"));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Tables for people: findings first, then one block per kernel and shape.
+    pub fn table(&self) -> String {
+        let mut s = String::new();
+        for f in &self.findings {
+            let _ = writeln!(s, "finding  {}", f.text);
+        }
+        let mut groups: Vec<(&Launch, u64)> = Vec::new();
+        for l in &self.launches {
+            match groups.iter_mut().find(|(g, _)| same(g, l)) {
+                Some(g) => g.1 += 1,
+                None => groups.push((l, 1)),
+            }
+        }
+        for (l, n) in groups {
+            let threads: u32 = l.block.iter().product();
+            let _ = writeln!(
+                s,
+                "\n{}  grid {:?}  block {:?}  shared {}+{} B  occupancy {:.0} %  launches {n}",
+                l.kernel,
+                l.grid,
+                l.block,
+                l.static_shared,
+                l.dynamic_shared,
+                100.0 * l.occupancy
+            );
+            let g = |c: &str| l.get(c);
+            let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
+            let wi = g("warp_instructions");
+            let mut classes: Vec<_> = l.classes.iter().collect();
+            classes.sort_by(|a, b| b.1.cmp(a.1));
+            let mix: Vec<String> =
+                classes.iter().take(6).map(|(c, n)| format!("{c} {:.0} %", 100.0 * ratio(**n, wi))).collect();
+            let _ = writeln!(
+                s,
+                "  instructions  {wi} per warp ({:.1} lanes active of {})  {}",
+                ratio(g("thread_instructions"), wi),
+                threads.min(32),
+                mix.join(", ")
+            );
+            for (what, name) in [("load ", "load"), ("store", "store")] {
+                let (req, sec, bytes) = (
+                    g(&format!("global_{name}_requests")),
+                    g(&format!("global_{name}_sectors")),
+                    g(&format!("global_{name}_bytes")),
+                );
+                if req > 0 {
+                    let _ = writeln!(
+                        s,
+                        "  global {what}  {req} requests, {:.2} sectors each, {:.0} % of the moved bytes used",
+                        ratio(sec, req),
+                        100.0 * ratio(bytes, 32 * sec)
+                    );
+                }
+            }
+            let _ = writeln!(
+                s,
+                "  traffic       {} B read once, {} B written once; {} B requested in all",
+                g("unique_read_bytes"),
+                g("unique_write_bytes"),
+                g("global_load_bytes") + g("global_store_bytes")
+            );
+            let (waves, ideal) = (g("shared_wavefronts"), g("shared_ideal_wavefronts"));
+            if waves > 0 {
+                let _ = writeln!(
+                    s,
+                    "  shared        {waves} wavefronts, {:.2} times the conflict-free number",
+                    ratio(waves, ideal)
+                );
+            }
+            let _ = writeln!(
+                s,
+                "  work          {} tensor FLOP, {} f32 FLOP, {} f64 FLOP; {} divergent branches, {} barriers, {} atomics",
+                g("tensor_flops"),
+                g("f32_flops"),
+                g("f64_flops"),
+                g("divergent_branches"),
+                g("barriers"),
+                g("global_atomic_requests") + g("shared_atomic_requests")
+            );
+            let (name, us) = l.bound();
+            let mut all: Vec<_> = l.bounds_us.iter().filter(|b| *b.1 > 0.0).collect();
+            all.sort_by(|a, b| b.1.total_cmp(a.1));
+            let all: Vec<String> = all.iter().map(|(n, t)| format!("{n} {t:.3}")).collect();
+            let _ = writeln!(s, "  at least      {us:.3} us ({name}) on {}: {}", self.profile, all.join(", "));
+            for h in &l.hot {
+                let _ = writeln!(s, "  look at       {h}");
+            }
+        }
+        if !self.live.is_empty() {
+            let bytes: u64 = self.live.iter().map(|l| l.bytes).sum();
+            let _ = writeln!(s, "\nlive          {} allocations, {bytes} B", self.live.len());
+        }
+        s
+    }
+}
+
+fn same(a: &Launch, b: &Launch) -> bool {
+    a.kernel == b.kernel && a.grid == b.grid && a.block == b.block && a.counters == b.counters
+}

@@ -1,0 +1,138 @@
+// Planted bugs, each beside its repaired twin (suffix _ok).
+#include <cuda_pipeline_primitives.h>
+
+extern "C" __global__ void read_past(const float* x, float* y, int n) { y[threadIdx.x] = x[threadIdx.x + n]; }
+extern "C" __global__ void write_past(float* y, int n) { y[(int)threadIdx.x + n] = 1.f; }
+extern "C" __global__ void atomic_past(int* y, int n) { atomicAdd(y + threadIdx.x + n, 1); }
+extern "C" __global__ void shared_past(float* y, int n) {
+    extern __shared__ float s[];
+    s[threadIdx.x + n] = 1.f;
+    __syncthreads();
+    y[threadIdx.x] = s[threadIdx.x + n];
+}
+extern "C" __global__ void local_past(float* y, int n) {
+    float v[8];
+    for (int i = 0; i < 8; i++) v[i] = i;
+    v[n] = 5.f;
+    float s = 0.f;
+    for (int i = 0; i < 8; i++) s += v[(i + n) & 7];
+    y[threadIdx.x] = s;
+}
+extern "C" __global__ void misaligned(const char* x, float* y, int shift) { y[threadIdx.x] = *(const float*)(x + 4 * threadIdx.x + shift); }
+extern "C" __global__ void misaligned_vector(const float* x, float4* y, int shift) { y[threadIdx.x] = *(const float4*)(x + 4 * threadIdx.x + shift); }
+
+extern "C" __global__ void uninitialised_shared(float* y, int n) {
+    __shared__ float s[64];
+    if (threadIdx.x < n) s[threadIdx.x] = 1.f;
+    __syncthreads();
+    y[threadIdx.x] = s[threadIdx.x];
+}
+
+extern "C" __global__ void race_raw(const float* x, float* y) {
+    __shared__ float s[128];
+    s[threadIdx.x] = x[threadIdx.x];
+    y[threadIdx.x] = s[127 - threadIdx.x];
+}
+extern "C" __global__ void race_raw_ok(const float* x, float* y) {
+    __shared__ float s[128];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    y[threadIdx.x] = s[127 - threadIdx.x];
+}
+extern "C" __global__ void race_war(const float* x, float* y) {
+    __shared__ float s[128];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    float v = s[(threadIdx.x + 32) & 127];
+    s[threadIdx.x] = v;
+    __syncthreads();
+    y[threadIdx.x] = s[threadIdx.x];
+}
+extern "C" __global__ void race_war_ok(const float* x, float* y) {
+    __shared__ float s[128];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    float v = s[(threadIdx.x + 32) & 127];
+    __syncthreads();
+    s[threadIdx.x] = v;
+    __syncthreads();
+    y[threadIdx.x] = s[threadIdx.x];
+}
+extern "C" __global__ void race_waw(float* y) {
+    __shared__ float s[32];
+    s[threadIdx.x & 31] = threadIdx.x;
+    __syncthreads();
+    y[threadIdx.x] = s[threadIdx.x & 31];
+}
+extern "C" __global__ void race_waw_ok(float* y) {
+    __shared__ float s[32];
+    if (threadIdx.x < 32) s[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    y[threadIdx.x] = s[threadIdx.x & 31];
+}
+extern "C" __global__ void race_warp(const float* x, float* y) {
+    __shared__ float s[32];
+    s[threadIdx.x] = x[threadIdx.x];
+    y[threadIdx.x] = s[31 - threadIdx.x];
+}
+extern "C" __global__ void race_warp_ok(const float* x, float* y) {
+    __shared__ float s[32];
+    s[threadIdx.x] = x[threadIdx.x];
+    __syncwarp();
+    y[threadIdx.x] = s[31 - threadIdx.x];
+}
+
+extern "C" __global__ void divergent_barrier(float* y, int n) {
+    if (threadIdx.x < n) __syncthreads();
+    y[threadIdx.x] = 1.f;
+}
+extern "C" __global__ void half_barrier(float* y, int n) {
+    if (threadIdx.x >= n) return;
+    __syncthreads();
+    y[threadIdx.x] = 1.f;
+}
+extern "C" __global__ void bad_mask(const int* x, int* y, int n) {
+    int v = x[threadIdx.x];
+    if (threadIdx.x < n) v = __shfl_sync(0xffffffffu, v, 0);
+    y[threadIdx.x] = v;
+}
+extern "C" __global__ void bad_mask_own(const int* x, int* y, unsigned mask) { y[threadIdx.x] = __shfl_sync(mask, x[threadIdx.x], 0); }
+
+extern "C" __global__ void global_race(const float* x, float* y) {
+    y[blockIdx.x] = x[blockIdx.x];
+    if (threadIdx.x == 0) y[gridDim.x + blockIdx.x] = y[(blockIdx.x + 1) % gridDim.x];
+}
+extern "C" __global__ void global_race_ok(const float* x, float* y) {
+    if (threadIdx.x == 0) y[blockIdx.x] = x[blockIdx.x];
+    if (threadIdx.x == 0) y[gridDim.x + blockIdx.x] = y[blockIdx.x];
+}
+
+extern "C" __global__ void missing_wait(const float4* x, float4* y) {
+    __shared__ float4 s[32];
+    __pipeline_memcpy_async(&s[threadIdx.x], &x[threadIdx.x], 16);
+    __pipeline_commit();
+    y[threadIdx.x] = s[threadIdx.x];
+}
+extern "C" __global__ void missing_wait_ok(const float4* x, float4* y) {
+    __shared__ float4 s[32];
+    __pipeline_memcpy_async(&s[threadIdx.x], &x[threadIdx.x], 16);
+    __pipeline_commit();
+    __pipeline_wait_prior(0);
+    y[threadIdx.x] = s[threadIdx.x];
+}
+
+extern "C" __global__ void wait_for_ever(volatile int* flag) {
+    while (*flag == 0) {}
+}
+extern "C" __global__ void barrier_deadlock(float* y) {
+    if (threadIdx.x < 32) asm volatile("bar.sync 1, 64;");
+    y[threadIdx.x] = 1.f;
+    __syncthreads();
+}
+extern "C" __global__ void stop() { __trap(); }
+extern "C" __global__ void copy(const float* x, float* y, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = x[i];
+}
+// Bytes of one word written by different warps: no race.
+extern "C" __global__ void bytes_ok(const unsigned char* x, unsigned char* y) { y[threadIdx.x * 32 % 127 + threadIdx.x / 127] = x[threadIdx.x]; }
