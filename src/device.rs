@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 /// Every buffer starts at a multiple of this many bytes (a cache line, an AVX-512 register).
 const ALIGN: usize = 64;
@@ -179,8 +178,9 @@ impl Device {
     }
 
     /// Runs the host twin of an op, and times it while profiling is on.
+    #[cfg(feature = "cpu")]
     pub(crate) fn run_op<R: Send>(&self, op: &'static str, f: impl FnOnce() -> R + Send) -> R {
-        let started = lock(&self.0.profile).is_some().then(Instant::now);
+        let started = lock(&self.0.profile).is_some().then(std::time::Instant::now);
         let result = self.run(f);
         if let (Some(started), Some(table)) = (started, &mut *lock(&self.0.profile)) {
             let time = table.entry(op).or_default();

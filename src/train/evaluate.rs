@@ -25,7 +25,7 @@ pub struct Evaluation {
 /// Runs the model in inference mode over `set` and compares with its labels.
 ///
 /// # Errors
-/// When the model or pipeline refuses the images, or the session is asked to stop.
+/// When the model or pipeline refuses the images, the loss is NaN or infinite, or the session is asked to stop.
 pub fn evaluate(
     session: &Session,
     params: &Params,
@@ -46,6 +46,12 @@ pub fn evaluate(
         loss += terms.read::<f32>()?.iter().map(|&v| f64::from(v)).sum::<f64>();
         correct += ops::correct_count(logits.tensor(), &labels)?;
         images += indices.len();
+    }
+    if !loss.is_finite() {
+        return Err(Error::NonFinite {
+            what: format!("the loss on `{}` is {loss}", set.name()),
+            hint: "training has diverged: lower the learning rate and start again".into(),
+        });
     }
     Ok(Evaluation { loss: loss / images as f64, accuracy: correct as f64 / images as f64, images })
 }
