@@ -5,8 +5,8 @@
 //! - **Implicit im2col.** A row of A is one pixel's filter window. It is copied straight from the image into the
 //!   packed block that the register tile reads; neighbouring taps of a filter row lie next to each other in NHWC and
 //!   are copied as one piece. There is no other copy.
-//! - **Classes instead of padding.** Along each axis the output positions that see the same taps form a [`Span`]; a
-//!   pair of spans is a [`Class`]. All pixels of a class, over the whole batch, use the same taps, so taps that hit only
+//! - **Classes instead of padding.** Along each axis the output positions that see the same taps form a `Span`; a
+//!   pair of spans is a `Class`. All pixels of a class, over the whole batch, use the same taps, so taps that hit only
 //!   padding are left out of the product. In ResNet50V2 at 32x32 the last stage has one pixel per image: one class
 //!   with one tap, not nine. For dgrad the same construction sorts the pixels by their residue modulo the
 //!   stride, and a strided dgrad does no wasted work either. Small batches would give classes of a few rows; they

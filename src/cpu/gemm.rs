@@ -4,14 +4,14 @@
 //!
 //! - A *tile* of `mr x nr` results lives in registers while the depth (the summed index) runs by. Each step loads one
 //!   row of B as vectors and multiplies it by one broadcast element of A per row.
-//! - A *row block* of A, at most [`MC`] rows by [`KC`] deep, is copied next to each other so that it stays in the L2
+//! - A *row block* of A, at most `MC` rows by `KC` deep, is copied next to each other so that it stays in the L2
 //!   cache while every panel of B passes by. The copy is where convolution gathers its filter taps.
 //! - B is packed once per call into *panels* of `nr` columns, `[panel][depth][nr]`, shared by all threads.
 //!
-//! A row of packed A is [`LDA`] floats long, a constant: the tile addresses its rows by displacement from one pointer,
+//! A row of packed A is `LDA` floats long, a constant: the tile addresses its rows by displacement from one pointer,
 //! no transposition is needed, and the odd multiple of a cache line keeps the rows in different cache sets.
 //!
-//! The tile is written once over [`Lanes`] and compiled for AVX-512 (14x32), AVX2 with FMA (6x16) and plain Rust
+//! The tile is written once over `Lanes` and compiled for AVX-512 (14x32), AVX2 with FMA (6x16) and plain Rust
 //! (6x8); [`Isa::detect`] picks one at run time. Every row count up to `mr` has its own code, so a short block costs
 //! no padding.
 

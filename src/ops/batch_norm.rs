@@ -7,9 +7,9 @@ use crate::{DType, Error, Result};
 
 /// The moving statistics of a batch norm and how they move.
 pub struct RunningStatistics {
-    /// Moving mean [c]; updated by a training pass.
+    /// Moving mean `[c]`; updated by a training pass.
     pub mean: Tensor,
-    /// Moving variance [c]; updated by a training pass.
+    /// Moving variance `[c]`; updated by a training pass.
     pub var: Tensor,
     /// Weight of the old value.
     pub momentum: f32,
@@ -24,7 +24,7 @@ pub struct RunningStatistics {
 /// statistics, which do not change.
 ///
 /// # Shapes
-/// `x`, `y` [.., c]; `gamma`, `beta` and the statistics [c].
+/// `x`, `y` [.., c]; `gamma`, `beta` and the statistics `[c]`.
 ///
 /// # Gradient
 /// Through the batch statistics in training; the statistics are constants in inference. The gradient of

@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 /// Cross-correlation: `y[n,p,q,k] = b[k] + residual[n,p,q,k] + Σ_{r,s,c} x[n, p·stride + r·dilation - pad, …, c] · w[k,r,s,c]`.
 ///
 /// # Shapes
-/// `x` [n,h,w,c], `w` [k,r,s,c] (KRSC), `b` [k], `residual` and `y` [n,p,q,k].
+/// `x` `[n,h,w,c]`, `w` `[k,r,s,c]` (KRSC), `b` `[k]`, `residual` and `y` `[n,p,q,k]`.
 ///
 /// # Gradient
 /// To all inputs that need one; the residual receives `dy` itself.

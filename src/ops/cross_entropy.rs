@@ -23,7 +23,7 @@ fn check(op: &'static str, logits: &Tensor, labels: &Tensor) -> Result<[usize; 2
 /// Softmax cross-entropy on logits, mean over the batch: `mean_n [ logsumexp(z_n) - z_n[label_n] ]`.
 ///
 /// # Shapes
-/// `logits` [n, classes], `labels` i32 [n], result [1].
+/// `logits` [n, classes], `labels` i32 `[n]`, result `[1]`.
 ///
 /// # Gradient
 /// `(softmax(z) - onehot(label)) / n`.

@@ -12,7 +12,7 @@ use crate::{DType, Result};
 /// and the element's place in its sample, so it does not depend on batch position or threads.
 ///
 /// # Shapes
-/// `x` and `y` [n, ..]; `indices` [n].
+/// `x` and `y` [n, ..]; `indices` `[n]`.
 ///
 /// # Gradient
 /// The same mask and factor on `dy`.

@@ -164,7 +164,7 @@ pub fn rescale(x: &Var, scale: f32, offset: f32) -> Result<Var> {
 /// Per-channel standardisation of images: `y = (x - mean) / max(sqrt(var), 1e-7)`, from f32 or u8. No gradient flows to `x`.
 ///
 /// # Shapes
-/// `x` and `y` [.., c]; `mean` and `var` [c]; `y` is f32.
+/// `x` and `y` [.., c]; `mean` and `var` `[c]`; `y` is f32.
 ///
 /// # Errors
 /// When shapes do not fit, or `x` is neither f32 nor u8.
@@ -272,7 +272,7 @@ fn cast_tensor(x: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(y)
 }
 
-/// Sum of all elements: a scalar [1].
+/// Sum of all elements: a scalar `[1]`.
 ///
 /// # Gradient
 /// `dy` spread over all elements.

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// Fully connected layer: `y = x wᵀ + b`.
 ///
 /// # Shapes
-/// `x` [n, in], `w` [out, in], `b` [out], `y` [n, out].
+/// `x` [n, in], `w` [out, in], `b` `[out]`, `y` [n, out].
 ///
 /// # Gradient
 /// `dx = dy w`, `dw += dyᵀ x`, `db += Σ_n dy`.

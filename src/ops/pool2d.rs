@@ -11,7 +11,7 @@ use crate::{DType, Error, Result};
 /// Keras' ResNet pads with zeros and then pools without padding: `padding_value` 0 does that.
 ///
 /// # Shapes
-/// `x` [n,h,w,c], windows `filter` = [r, s], `y` [n,p,q,c].
+/// `x` `[n,h,w,c]`, windows `filter` = [r, s], `y` `[n,p,q,c]`.
 ///
 /// # Gradient
 /// To the first maximum of each window in row-major order; a window won by the padding sends none.
@@ -61,7 +61,7 @@ pub fn max_pool2d(x: &Var, filter: [u32; 2], window: Window, padding_value: f32)
 /// Global average pooling: the mean over rows and columns.
 ///
 /// # Shapes
-/// `x` [n,h,w,c], `y` [n,c].
+/// `x` `[n,h,w,c]`, `y` `[n,c]`.
 ///
 /// # Gradient
 /// `dy / (h·w)` spread over the image.

@@ -40,7 +40,7 @@ pub fn softmax(logits: &Tensor, temperature: f32) -> Result<Tensor> {
 /// Probabilities are clipped to [1e-7, 1] as Keras does.
 ///
 /// # Shapes
-/// `teacher_logits` and `student_logits` [n, classes], result [1].
+/// `teacher_logits` and `student_logits` [n, classes], result `[1]`.
 ///
 /// # Gradient
 /// To the student's logits: `(q - p) / (T·n)` where nothing is clipped. The teacher is a constant.

@@ -60,7 +60,7 @@ impl ContrastiveLoss {
 /// without positives and for rows of zeros.
 ///
 /// # Shapes
-/// `z` [batch, dim] or [batch, views, dim], `labels` i32 [batch], result [1].
+/// `z` [batch, dim] or [batch, views, dim], `labels` i32 `[batch]`, result `[1]`.
 ///
 /// # Gradient
 /// To `z`, through the normalisation; a row under the norm floor has a constant normaliser.

@@ -2,7 +2,7 @@ use super::{Trainable, state};
 use crate::autograd::Tape;
 #[cfg(feature = "cpu")]
 use crate::cpu;
-use crate::nn::{Forward, Params};
+use crate::nn::{Forward, KerasVersion, Params};
 use crate::ops::on_cpu;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -99,26 +99,35 @@ impl Swa {
     }
 }
 
-/// Replaces the moving statistics of a model by the mean of its batch statistics over `batches` batches.
+/// Replaces the moving statistics of a model by the mean of its batch statistics over batches of the given sizes.
 ///
-/// `forward(pass, i)` runs the model on batch `i`. Batch `i` enters with weight `1 / (i + 1)`, so all
-/// batches count equally. Weights do not change.
+/// `forward(pass, i)` runs the model on batch `i`. A batch enters with its share of the examples so far, so every
+/// example counts equally; `keras` says which variance of a batch enters. Weights do not change.
 ///
 /// # Errors
-/// When `batches` is 0, or what `forward` returns.
+/// When there is no batch or an empty one, or what `forward` returns.
 pub fn recompute_batch_norm(
     params: &Params,
-    batches: usize,
+    keras: KerasVersion,
+    sizes: &[usize],
     mut forward: impl FnMut(&Forward, usize) -> Result<()>,
 ) -> Result<()> {
-    if batches == 0 {
-        return Err(Error::argument("recompute_batch_norm", "at least one batch", 0, "pass the training data"));
+    if sizes.is_empty() || sizes.contains(&0) {
+        return Err(Error::argument(
+            "recompute_batch_norm",
+            "at least one batch and no empty one",
+            format_args!("sizes {sizes:?}"),
+            "pass the training data",
+        ));
     }
-    for i in 0..batches {
+    let mut seen = 0;
+    for (i, &size) in sizes.iter().enumerate() {
         let mut pass = Forward::training(params);
         pass.tape = Tape::no_grad();
-        pass.momentum = Some(i as f32 / (i + 1) as f32);
+        pass.keras = keras;
+        pass.momentum = Some((seen as f64 / (seen + size) as f64) as f32);
         forward(&pass, i)?;
+        seen += size;
     }
     Ok(())
 }

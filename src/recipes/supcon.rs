@@ -354,7 +354,7 @@ impl Recipe for Config {
             let part = train.take(1024)?;
             let batches = super::plan(&part, self.batch_size.min(part.len()), Shuffle::None, seed)?;
             let part = Loader::new(&device, part, batches, augmentation.clone(), seed);
-            recompute_statistics(session, &encoder_params, &embed, &part)?;
+            recompute_statistics(session, &encoder_params, &embed, &part, KerasVersion::V2)?;
             let similarity = self.similarity(session, &encoder_params, &embed, &sample, &plain)?;
             encoder_params.restore(&start)?;
             similarity

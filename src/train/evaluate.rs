@@ -5,7 +5,7 @@ use super::loader::{Loader, augment};
 use super::session::Session;
 use crate::augment::Pipeline;
 use crate::data::{Batches, ImageSet};
-use crate::nn::{Forward, Params};
+use crate::nn::{Forward, KerasVersion, Params};
 use crate::optim::recompute_batch_norm;
 use crate::tensor::Tensor;
 use crate::{Error, Result, ops};
@@ -61,9 +61,15 @@ pub fn evaluate(
 ///
 /// # Errors
 /// When the model refuses the images, or the session is asked to stop.
-pub fn recompute_statistics(session: &Session, params: &Params, forward: &ForwardFn, loader: &Loader) -> Result<()> {
+pub fn recompute_statistics(
+    session: &Session,
+    params: &Params,
+    forward: &ForwardFn,
+    loader: &Loader,
+    keras: KerasVersion,
+) -> Result<()> {
     let mut batches = loader.pass(0, 0)?;
-    recompute_batch_norm(params, loader.steps(), |pass, _| {
+    recompute_batch_norm(params, keras, &loader.batch_sizes(), |pass, _| {
         session.check_stop()?;
         let Some(batch) = batches.next().transpose()? else {
             return Err(Error::argument("recompute_statistics", "a batch per step", "none", "the loader ended early"));

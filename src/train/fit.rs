@@ -387,7 +387,7 @@ fn prepare(session: &mut Session, fit: &Fit, steps: u64) -> Result<String> {
     if !averaged && !cold {
         return Ok("moving averages".into());
     }
-    recompute_statistics(session, fit.params, fit.forward, fit.loader)?;
+    recompute_statistics(session, fit.params, fit.forward, fit.loader, fit.keras)?;
     let why = if averaged { "the weights are averages".to_string() } else { format!("only {steps} steps were taken") };
     Ok(format!("recomputed over {} training images, because {why}", fit.loader.set().len()))
 }

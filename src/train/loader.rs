@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub struct Batch {
     /// One image tensor [n, h, w, 3] in 0..255 per pipeline of the loader.
     pub images: Vec<Tensor>,
-    /// Class numbers, i32 [n], of the images of the last pipeline.
+    /// Class numbers, i32 `[n]`, of the images of the last pipeline.
     pub labels: Tensor,
     /// Data-set indices of the images of the last pipeline.
     pub indices: Vec<u32>,
@@ -61,6 +61,11 @@ impl Loader {
     /// Batches per pass.
     pub fn steps(&self) -> usize {
         self.inner.plan.steps()
+    }
+
+    /// Examples in each batch of the first pass.
+    pub fn batch_sizes(&self) -> Vec<usize> {
+        self.inner.plan.pass(0).map(|indices| indices.len()).collect()
     }
 
     /// The device that batches are made on.

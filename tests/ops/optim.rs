@@ -2,7 +2,7 @@
 
 use crate::common::{assert_close, random};
 use crate::{assert_error, bits, device, f32s};
-use warpsmith::nn::{BatchNorm, Init, ParamId, Params, ParamsBuilder};
+use warpsmith::nn::{BatchNorm, Init, KerasVersion, ParamId, Params, ParamsBuilder};
 use warpsmith::optim::{Adam, AdamConfig, Sgd, SgdConfig, Swa, recompute_batch_norm};
 
 /// Extents that leave padding, one that is split among threads, and frozen spans at the start, in between and at the end.
@@ -250,39 +250,44 @@ fn constants_outside_their_domain_are_errors() {
 #[test]
 fn recomputed_statistics_are_the_mean_over_the_batches() {
     let device = device();
-    let (c, rows, batches) = (3, 8, 5);
+    let (c, sizes) = (3, [8, 8, 8, 8, 3]);
     let mut builder = ParamsBuilder::new();
     let (first, second) =
         (BatchNorm::new(&mut builder, "first", c, 1e-3, 0.99), BatchNorm::new(&mut builder, "second", c, 1e-3, 0.99));
     let mut params = builder.build(&device, 0).unwrap();
     params.freeze("second").unwrap();
     let weights = bits(params.values());
-    let batch = |i: usize| random(rows * c, i as u64);
-    recompute_batch_norm(&params, batches, |pass, i| {
-        assert!(!pass.tape.is_recording(), "no activations are kept");
-        let x = pass.tape.constant(f32s(&device, &[rows, c], &batch(i)));
-        second.forward(pass, &first.forward(pass, &x, None)?, None)?;
-        Ok(())
-    })
-    .unwrap();
-    let (mut mean, mut var) = (vec![0.0; c], vec![0.0; c]);
-    for i in 0..batches {
-        let x = batch(i);
-        for ch in 0..c {
-            let column: Vec<f64> = (0..rows).map(|row| f64::from(x[row * c + ch])).collect();
-            let m = column.iter().sum::<f64>() / rows as f64;
-            mean[ch] += m / batches as f64;
-            var[ch] += column.iter().map(|v| (v - m).powi(2)).sum::<f64>() / (rows * batches) as f64;
+    let batch = |i: usize| random(sizes[i] * c, i as u64);
+    let total = sizes.iter().sum::<usize>() as f64;
+    for (keras, correction) in [(KerasVersion::V3, 0), (KerasVersion::V2, 1)] {
+        recompute_batch_norm(&params, keras, &sizes, |pass, i| {
+            assert!(!pass.tape.is_recording(), "no activations are kept");
+            let x = pass.tape.constant(f32s(&device, &[sizes[i], c], &batch(i)));
+            second.forward(pass, &first.forward(pass, &x, None)?, None)?;
+            Ok(())
+        })
+        .unwrap();
+        let (mut mean, mut var) = (vec![0.0; c], vec![0.0; c]);
+        for (i, &rows) in sizes.iter().enumerate() {
+            let x = batch(i);
+            for ch in 0..c {
+                let column: Vec<f64> = (0..rows).map(|row| f64::from(x[row * c + ch])).collect();
+                let m = column.iter().sum::<f64>() / rows as f64;
+                let v = column.iter().map(|v| (v - m).powi(2)).sum::<f64>() / (rows - correction) as f64;
+                mean[ch] += m * rows as f64 / total;
+                var[ch] += v * rows as f64 / total;
+            }
         }
+        let stat = |name: &str| params.stat(params.find_stat(name).unwrap()).unwrap().to_vec::<f32>().unwrap();
+        assert_close("moving_mean", &keras, &[c], &stat("first/moving_mean"), &mean, 1e-6, 1e-6);
+        assert_close("moving_variance", &keras, &[c], &stat("first/moving_variance"), &var, 1e-6, 1e-6);
     }
     let stat = |name: &str| params.stat(params.find_stat(name).unwrap()).unwrap().to_vec::<f32>().unwrap();
-    assert_close("moving_mean", &batches, &[c], &stat("first/moving_mean"), &mean, 1e-6, 1e-6);
-    assert_close("moving_variance", &batches, &[c], &stat("first/moving_variance"), &var, 1e-6, 1e-6);
     assert_eq!(stat("second/moving_mean"), [0.0; 3], "a frozen layer keeps its statistics");
     assert_eq!(stat("second/moving_variance"), [1.0; 3]);
     assert_eq!(bits(params.values()), weights);
     assert_error(
-        recompute_batch_norm(&params, 0, |_, _| Ok(())),
+        recompute_batch_norm(&params, KerasVersion::V3, &[], |_, _| Ok(())),
         &["recompute_batch_norm: expected at least one batch"],
     );
 }
