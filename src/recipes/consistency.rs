@@ -152,6 +152,7 @@ impl Recipe for Config {
             // nothing to recognise (a cutout of up to 72x72), and a student of a few hundred steps learns little.
             num_layers: 1,
             magnitude: 5.0,
+            learning_rate: 5e-4,
             // Averaging from the first step on would weigh the untrained weights as much as the last ones.
             swa_start: 170,
             swa_period: 5,

@@ -88,7 +88,7 @@ fn missing_files_are_named() {
     assert_error(cifar10::load(empty.path()), &["data_batch_1.bin to data_batch_5.bin", "no such file"]);
     fs::write(empty.path().join("data_batch_1"), "pickle").unwrap();
     assert_error(cifar10::load(empty.path()), &["the Python version of CIFAR-10", "cifar-10-binary.tar.gz"]);
-    assert_error(cifar10::load(empty.path().join("nowhere")), &["nowhere", "nothing there", "--data"]);
+    assert_error(cifar10::load(empty.path().join("nowhere")), &["nowhere", "nothing there", "check the path"]);
     assert_error(cifar10::load(empty.path().join("data_batch_1")), &["a folder with CIFAR-10", "got a file"]);
 }
 
