@@ -35,6 +35,18 @@ pub fn write_atomic(path: impl AsRef<Path>, write: impl FnOnce(&mut BufWriter<Fi
     write_and_rename(path, folder, name.to_os_string(), write).map_err(|source| Error::io(path, "write", source))
 }
 
+/// Writes a value as indented JSON, as [`write_atomic`] does.
+///
+/// # Errors
+/// As [`write_atomic`]; and when JSON cannot hold the value.
+#[cfg(feature = "train")]
+pub(crate) fn write_json(path: impl AsRef<Path>, value: &impl serde::Serialize) -> Result<()> {
+    write_atomic(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, value)?;
+        file.write_all(b"\n")
+    })
+}
+
 fn write_and_rename(
     path: &Path,
     folder: &Path,

@@ -271,11 +271,19 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::read`].
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        self.read_bytes(|bytes| bytes.to_vec())
+    }
+
+    /// Shows the elements as raw little-endian bytes to `f`, without a copy.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`].
+    pub fn read_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
         Ok(match self.dtype {
-            DType::F32 => bytemuck::cast_slice(&self.read::<f32>()?).to_vec(),
-            DType::Bf16 => bytemuck::cast_slice(&self.read::<half::bf16>()?).to_vec(),
-            DType::I32 => bytemuck::cast_slice(&self.read::<i32>()?).to_vec(),
-            DType::U8 => self.read::<u8>()?.to_vec(),
+            DType::F32 => f(bytemuck::cast_slice(&self.read::<f32>()?)),
+            DType::Bf16 => f(bytemuck::cast_slice(&self.read::<half::bf16>()?)),
+            DType::I32 => f(bytemuck::cast_slice(&self.read::<i32>()?)),
+            DType::U8 => f(&self.read::<u8>()?),
         })
     }
 

@@ -43,8 +43,8 @@ pub struct Flags {
     #[arg(long, conflicts_with = "resume")]
     exact: bool,
     /// Epochs of every run
-    #[arg(long, value_name = "N", value_parser = positive(), allow_negative_numbers = true, conflicts_with = "resume")]
-    epochs: Option<u64>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true, conflicts_with = "resume")]
+    epochs: Option<u32>,
     /// End every run after N steps
     #[arg(long, value_name = "N", value_parser = positive(), allow_negative_numbers = true, conflicts_with = "resume")]
     steps: Option<u64>,

@@ -219,6 +219,9 @@ trait Lanes: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// Asks for a cache line that will be written soon; any pointer is allowed.
     fn prefetch(p: *const f32);
+    /// Seen as two rows of blocks of `D` floats: exchanges the odd blocks of `a` with the even blocks of `b`. `D` is a
+    /// power of two below `N`; see [`Lanes::splat`].
+    unsafe fn exchange<const D: usize>(a: &mut Self, b: &mut Self);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -261,6 +264,32 @@ mod x86 {
             // SAFETY: a prefetch does not fault, whatever the pointer.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
+        #[inline(always)]
+        unsafe fn exchange<const D: usize>(a: &mut Self, b: &mut Self) {
+            // Lane `j` of the new rows as an index into the old ones laid end to end.
+            const fn index<const D: usize>(second: bool) -> [i32; 16] {
+                let mut index = [0; 16];
+                let mut j = 0;
+                while j < 16 {
+                    let source = match (second, j & D != 0) {
+                        (false, false) => j,
+                        (false, true) => 16 + j - D,
+                        (true, false) => j + D,
+                        (true, true) => 16 + j,
+                    };
+                    index[j] = source as i32;
+                    j += 1;
+                }
+                index
+            }
+            let (first, second) = const { (index::<D>(false), index::<D>(true)) };
+            // SAFETY: the trait's contract: the processor has AVX-512; an index holds 16 integers.
+            unsafe {
+                let (x, y) = (a.0, b.0);
+                a.0 = _mm512_permutex2var_ps(x, _mm512_loadu_si512(first.as_ptr().cast()), y);
+                b.0 = _mm512_permutex2var_ps(x, _mm512_loadu_si512(second.as_ptr().cast()), y);
+            }
+        }
     }
 
     #[derive(Clone, Copy)]
@@ -297,6 +326,21 @@ mod x86 {
         fn prefetch(p: *const f32) {
             // SAFETY: a prefetch does not fault, whatever the pointer.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn exchange<const D: usize>(a: &mut Self, b: &mut Self) {
+            // SAFETY: the trait's contract: the processor has AVX2.
+            unsafe {
+                let (x, y) = (a.0, b.0);
+                (a.0, b.0) = match D {
+                    1 => (
+                        _mm256_blend_ps::<0b1010_1010>(x, _mm256_moveldup_ps(y)),
+                        _mm256_blend_ps::<0b1010_1010>(_mm256_movehdup_ps(x), y),
+                    ),
+                    2 => (_mm256_shuffle_ps::<0b01_00_01_00>(x, y), _mm256_shuffle_ps::<0b11_10_11_10>(x, y)),
+                    _ => (_mm256_permute2f128_ps::<0x20>(x, y), _mm256_permute2f128_ps::<0x31>(x, y)),
+                };
+            }
         }
     }
 }
@@ -338,6 +382,12 @@ impl Lanes for F32x4 {
     }
     #[inline(always)]
     fn prefetch(_: *const f32) {}
+    #[inline(always)]
+    unsafe fn exchange<const D: usize>(a: &mut Self, b: &mut Self) {
+        for j in (0..4).filter(|j| j & D != 0) {
+            std::mem::swap(&mut a.0[j], &mut b.0[j - D]);
+        }
+    }
 }
 
 /// A run of depth positions of B: `len` rows of a panel from row `start` on.
@@ -559,6 +609,101 @@ unsafe fn run_tile(isa: Isa, vectors: usize, column_panels: bool, t: &Tile) {
     }
 }
 
+/// Transposes the `N x N` block at `from`, whose columns are `col_stride` apart, to rows of `width` floats at `to`: in
+/// log2(N) rounds, in the last of which halves change places between rows `N/2` apart.
+///
+/// # Safety
+/// The processor has `L`'s instruction set; `from` is valid for `(N - 1) * col_stride + N` floats and `to` for
+/// `(N - 1) * width + N`.
+#[inline(always)]
+unsafe fn transpose_block<L: Lanes>(from: *const f32, col_stride: usize, to: *mut f32, width: usize) {
+    macro_rules! round {
+        ($block:ident, $d:literal) => {
+            if $d < L::N {
+                for i in (0..L::N).filter(|i| i & $d == 0) {
+                    let (a, b) = $block.split_at_mut(i + $d);
+                    // SAFETY: the caller's contract.
+                    unsafe { L::exchange::<$d>(&mut a[i], &mut b[0]) };
+                }
+            }
+        };
+    }
+    // SAFETY: the caller's contract.
+    let mut block = [unsafe { L::splat(0.0) }; 16];
+    for (j, column) in block[..L::N].iter_mut().enumerate() {
+        // SAFETY: column `j` lies in the caller's block.
+        *column = unsafe { L::load(from.add(j * col_stride)) };
+    }
+    round!(block, 1);
+    round!(block, 2);
+    round!(block, 4);
+    round!(block, 8);
+    for (k, row) in block[..L::N].iter().enumerate() {
+        // SAFETY: row `k` lies in the caller's lines.
+        unsafe { row.store(to.add(k * width)) };
+    }
+}
+
+/// Writes element `(k, j)` of a B whose rows are neighbours, `from[k + j * col_stride]`, to `lines[k * width + j]`, for
+/// `valid` columns.
+fn transpose_lines(isa: Isa, from: &[f32], col_stride: usize, valid: usize, lines: &mut [f32], width: usize) {
+    /// Depth that is done for all columns before the next: long enough a run of each column for the prefetcher, short
+    /// enough for its lines to stay in the L1 cache.
+    const DEPTH: usize = 64;
+
+    /// # Safety
+    /// The processor has `L`'s instruction set.
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(from: &[f32], col_stride: usize, valid: usize, lines: &mut [f32], width: usize) {
+        let depth = lines.len() / width;
+        assert!(valid <= width && (valid == 0 || from.len() >= (valid - 1) * col_stride + depth));
+        let whole = valid / L::N * L::N;
+        for k0 in (0..depth).step_by(DEPTH) {
+            let end = depth.min(k0 + DEPTH);
+            let blocks = (end - k0) / L::N * L::N + k0;
+            for j in (0..whole).step_by(L::N) {
+                for k in (k0..blocks).step_by(L::N) {
+                    let (from, to) = (from[j * col_stride + k..].as_ptr(), lines[k * width + j..].as_mut_ptr());
+                    // SAFETY: columns `j..j + N` and rows `k..k + N` lie inside `from` by the assertion, and inside
+                    // `lines` because `whole <= width` and `blocks <= depth`.
+                    unsafe { transpose_block::<L>(from, col_stride, to, width) };
+                }
+            }
+            // What is left below the blocks, and right of them.
+            for (rows, columns) in [(blocks..end, 0..whole), (k0..end, whole..valid)] {
+                for k in rows {
+                    for j in columns.clone() {
+                        lines[k * width + j] = from[j * col_stride + k];
+                    }
+                }
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn avx512(from: &[f32], col_stride: usize, valid: usize, lines: &mut [f32], width: usize) {
+        // SAFETY: the feature is enabled here.
+        unsafe { run::<x86::F32x16>(from, col_stride, valid, lines, width) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2(from: &[f32], col_stride: usize, valid: usize, lines: &mut [f32], width: usize) {
+        // SAFETY: the features are enabled here.
+        unsafe { run::<x86::F32x8>(from, col_stride, valid, lines, width) }
+    }
+    match isa {
+        // SAFETY: an instruction set is only chosen after `is_available`.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { avx512(from, col_stride, valid, lines, width) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2(from, col_stride, valid, lines, width) },
+        // SAFETY: plain Rust needs no instruction set.
+        _ => unsafe { run::<F32x4>(from, col_stride, valid, lines, width) },
+    }
+}
+
 /// How the columns of a packed B are cut: panels of two vectors, the last one of one vector where that is enough.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels {
@@ -621,15 +766,7 @@ impl Panels {
     /// As [`Panels::pack`] for a B whose rows are neighbours in memory: element `(k, j)` is `b[k + j * col_stride]`.
     pub fn pack_transposed(self, b: &[f32], runs: &[Run], col_stride: usize, packed: &mut [f32]) {
         self.pack_panels(runs, packed, |first, valid, start, lines, width| {
-            // Sixteen rows at a time: reads whole cache lines, writes to few.
-            for (block, lines) in lines.chunks_mut(16 * width).enumerate() {
-                for j in 0..valid {
-                    let from = &b[start + 16 * block + (first + j) * col_stride..][..lines.len() / width];
-                    for (line, &from) in lines[j..].iter_mut().step_by(width).zip(from) {
-                        *line = from;
-                    }
-                }
-            }
+            transpose_lines(self.isa, &b[start + first * col_stride..], col_stride, valid, lines, width);
         });
     }
 

@@ -239,6 +239,19 @@ impl ImageSet {
         counts
     }
 
+    /// A checksum (CRC-32) of every size, label and pixel in order: tells whether two sets are the same.
+    pub fn checksum(&self) -> u32 {
+        let mut crc = crc32fast::Hasher::new();
+        for i in 0..self.len() {
+            let (h, w, pixels) = self.image(i);
+            crc.update(&(h as u64).to_le_bytes());
+            crc.update(&(w as u64).to_le_bytes());
+            crc.update(&self.label(i).to_le_bytes());
+            crc.update(pixels);
+        }
+        crc.finalize()
+    }
+
     /// `(h, w)` when all images have it, `None` when sizes differ.
     pub fn uniform_size(&self) -> Option<(usize, usize)> {
         if let Pixels::Uniform { h, w, .. } = self.store.pixels {

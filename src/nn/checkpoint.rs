@@ -67,7 +67,9 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&st
     crate::fs::write_atomic(path, |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        order.iter().try_for_each(|(_, tensor)| file.write_all(&tensor.to_bytes().map_err(std::io::Error::other)?))
+        order.iter().try_for_each(|(_, tensor)| {
+            tensor.read_bytes(|bytes| file.write_all(bytes)).map_err(std::io::Error::other)?
+        })
     })
 }
 

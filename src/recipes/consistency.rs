@@ -144,20 +144,20 @@ impl Recipe for Config {
 
     fn reduced() -> Self {
         Config {
-            teacher_epochs: 7,
-            student_epochs: 9,
+            teacher_epochs: 6,
+            student_epochs: 7,
             batch_size: 32,
             image_size: 32,
             // RandAugment's pixel constants are made for larger images: at 32 px two ops at magnitude 9 often leave
             // nothing to recognise (a cutout of up to 72x72), and a student of a few hundred steps learns little.
             num_layers: 1,
-            magnitude: 5.0,
+            magnitude: 3.0,
             learning_rate: 5e-4,
             // Averaging from the first step on would weigh the untrained weights as much as the last ones.
-            swa_start: 170,
+            swa_start: 140,
             swa_period: 5,
             validation_fraction: 0.1,
-            limit_corrupted: Some(100),
+            limit_corrupted: Some(50),
             ..Default::default()
         }
     }
@@ -213,6 +213,7 @@ impl Recipe for Config {
         let (device, seed) = (session.device().clone(), session.seed());
         let plan = plan(&data.train, self.batch_size, Shuffle::Window(self.shuffle_buffer), seed)?;
         let (clean, noisy, plain) = (self.clean()?, self.noisy()?, Pipeline::new(vec![resize(self.image_size)])?);
+        session.check_data(&[("training", &data.train), ("validation", &data.validation), ("test", &data.test)])?;
         augmented(session, &data.train, self.image_size, &[("clean", &clean), ("noisy", &noisy)])?;
         let classes = data.train.classes();
         let size = self.image_size;

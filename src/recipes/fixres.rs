@@ -215,6 +215,7 @@ impl Recipe for Config {
 
     fn run(&self, session: &mut Session, data: &Data) -> Result<Report> {
         let (device, seed) = (session.device().clone(), session.seed());
+        session.check_data(&[("training", &data.train), ("validation", &data.validation)])?;
         let [small, fine_tune, vanilla] = self.plans()?;
         let rows = [("fine_tune", &fine_tune.augmentation), ("small, vanilla", &vanilla.augmentation)];
         augmented(session, &data.train, self.test_size, &rows)?;

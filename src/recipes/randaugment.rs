@@ -151,6 +151,7 @@ impl Recipe for Config {
     fn run(&self, session: &mut Session, data: &Data) -> Result<Report> {
         let (device, seed) = (session.device().clone(), session.seed());
         let plan = plan(&data.train, self.batch_size, Shuffle::Window(self.shuffle_buffer), seed)?;
+        session.check_data(&[("training", &data.train), ("test", &data.test)])?;
         let plain = Pipeline::new(vec![resize(self.image_size)])?;
         let [simple, rand_augment] = self.pipelines()?;
         let rows = [("simple", &simple), ("RandAugment", &rand_augment)];

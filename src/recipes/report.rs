@@ -1,16 +1,14 @@
 //! What a procedure leaves behind: tables, JSON, and pictures.
 
-use super::{Recipe, resize, to_value};
+use super::{Recipe, resize};
 use crate::Result;
 use crate::augment::Pipeline;
 use crate::data::ImageSet;
-use crate::train::history::write_csv;
 use crate::train::plot::{Series, Tile, image_grid, line_chart, side_by_side};
 use crate::train::{EpochRecord, Robustness, RunRecord, Session, loader};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 
 /// The outcome of a procedure.
@@ -54,15 +52,13 @@ impl Report {
         }
     }
 
-    /// Writes `report.json`, `history.json`, `history.csv` and `curves.png` into `folder`.
+    /// Writes `report.json` and `curves.png` into `folder`.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        write_json(&folder.join("history.json"), &self.runs)?;
-        write_csv(&folder.join("history.csv"), &self.runs)?;
         curves(&self.procedure, &self.runs)?.write_png(folder.join("curves.png"))?;
-        write_json(&folder.join("report.json"), self)
+        crate::fs::write_json(folder.join("report.json"), self)
     }
 
     /// The runs as a table for the terminal: a line each, with every number that was measured. Below it what each run
@@ -124,14 +120,6 @@ fn aligned(rows: &[Vec<String>]) -> String {
         }
     }
     text
-}
-
-pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let value = to_value(value)?;
-    crate::fs::write_atomic(path, |file| {
-        serde_json::to_writer_pretty(&mut *file, &value)?;
-        file.write_all(b"\n")
-    })
 }
 
 /// Loss and accuracy of all runs over their epochs, side by side. Training is drawn in one series, validation, where

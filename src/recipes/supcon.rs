@@ -241,6 +241,7 @@ impl Config {
         let indices: Vec<u32> = (0..set.len() as u32).collect();
         let mut parts = Vec::new();
         for indices in indices.chunks(evaluation_batch(self.image_size)) {
+            session.check_stop()?;
             let pass = Forward::inference(params);
             let images = loader::augment(device, set, plain, indices, session.seed(), 0)?;
             parts.push(forward(&pass, &pass.tape.constant(images))?.into_tensor());
@@ -316,6 +317,7 @@ impl Recipe for Config {
     fn run(&self, session: &mut Session, data: &Cifar10) -> Result<Report> {
         let (device, seed) = (session.device().clone(), session.seed());
         let Cifar10 { train, test } = data;
+        session.check_data(&[("training", train), ("test", test)])?;
         let plan = plan(train, self.batch_size, Shuffle::Full, seed)?;
         let (augmentation, plain) = (self.augmentation()?, Pipeline::new(vec![resize(self.image_size)])?);
         augmented(session, train, self.image_size, &[("augmented", &augmentation)])?;

@@ -11,6 +11,7 @@ use crate::nn::{Forward, KerasVersion, Params, Snapshot};
 use crate::optim::{Adam, Swa};
 use crate::tensor::Tensor;
 use crate::{Error, Result, ops};
+use std::rc::Rc;
 use std::time::Instant;
 
 /// Steps after which the moving statistics (momentum 0.99) are trusted: before, they still carry their initial values.
@@ -165,7 +166,10 @@ pub fn fit(session: &mut Session, mut fit: Fit) -> Result<RunRecord> {
 struct Running {
     progress: Progress,
     /// The best evaluated weights, for EarlyStopping.
-    best: Option<Snapshot>,
+    best: Option<Rc<Snapshot>>,
+    /// The weights that the last epoch was validated with and how their statistics came about: those that `finish`
+    /// would prepare again. Not in the checkpoint: a resumed run prepares them once more, to the same bits.
+    validated: Option<(Rc<Snapshot>, String)>,
 }
 
 impl Running {
@@ -184,17 +188,17 @@ impl Running {
             reduce_lr: fit.reduce_lr.as_ref().map(|(_, callback)| callback.clone()),
             early_stopping: fit.early_stopping.as_ref().map(|(_, callback)| callback.clone()),
         };
-        Running { progress, best: None }
+        Running { progress, best: None, validated: None }
     }
 
     fn restored(fit: &mut Fit, progress: Progress, file: &TensorFile) -> Result<Running> {
         let saved = progress.early_stopping.as_ref().is_some_and(|e| e.saved);
-        let best = saved.then(|| fit.params.snapshot()).transpose()?;
-        let targets = tensors(fit, best.as_ref());
+        let best = saved.then(|| fit.params.snapshot()).transpose()?.map(Rc::new);
+        let targets = tensors(fit, best.as_deref());
         file.copy_into(targets.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())))?;
         fit.optimizer.set_t(progress.steps);
         fit.optimizer.set_learning_rate(progress.learning_rate);
-        Ok(Running { progress, best })
+        Ok(Running { progress, best, validated: None })
     }
 
     /// Whether there is something left to train or to validate. Asked of a restored run too, so the answer is in
@@ -206,11 +210,12 @@ impl Running {
     }
 
     fn save(&self, session: &mut Session, fit: &Fit) -> Result<()> {
-        session.checkpoint(self.progress.clone(), &tensors(fit, self.best.as_ref()))
+        session.checkpoint(self.progress.clone(), &tensors(fit, self.best.as_deref()))
     }
 
     /// The steps of one epoch, from wherever the last session stopped.
     fn train_epoch(&mut self, session: &mut Session, fit: &mut Fit, steps: usize, limit: u64) -> Result<()> {
+        self.validated = None;
         let p = &mut self.progress;
         let before = (p.seen, p.step, p.seconds);
         let mut batches = fit.loader.pass(u64::from(p.epoch), p.step)?;
@@ -285,12 +290,17 @@ impl Running {
     fn end_epoch(&mut self, session: &mut Session, fit: &mut Fit, mut record: EpochRecord) -> Result<()> {
         // Validation may look at averaged weights and recomputed statistics; training goes on with the live ones.
         let live = fit.validate.is_some().then(|| fit.params.snapshot()).transpose()?;
-        let mut evaluated = None;
         if let (Some(validate), Some(live)) = (fit.validate, &live) {
-            let result = prepare(session, fit, self.progress.steps).and_then(|_| validate(session, fit.params));
-            if fit.early_stopping.is_some() && result.is_ok() {
-                evaluated = Some(fit.params.snapshot()?);
-            }
+            let result = prepare(session, fit, self.progress.steps)
+                .and_then(|statistics| Ok((statistics, validate(session, fit.params)?)));
+            let last = self.progress.epoch + 1 == fit.epochs || fit.max_steps == Some(self.progress.steps);
+            let result = match result {
+                Ok((statistics, result)) if last || fit.early_stopping.is_some() => {
+                    self.validated = Some((Rc::new(fit.params.snapshot()?), statistics));
+                    Ok(result)
+                }
+                other => other.map(|(_, result)| result),
+            };
             fit.params.restore(live)?;
             if result.is_err() {
                 // Interrupted while validating: the epoch is trained, and resuming validates again.
@@ -304,7 +314,10 @@ impl Running {
         if let (Some((name, _)), Some(callback)) = (&fit.early_stopping, &mut p.early_stopping) {
             let decision = callback.epoch_end(p.epoch, monitored(name, &record)?);
             if decision.save {
-                self.best = Some(evaluated.map_or_else(|| fit.params.snapshot(), Ok)?);
+                self.best = Some(match &self.validated {
+                    Some((weights, _)) => weights.clone(),
+                    None => Rc::new(fit.params.snapshot()?),
+                });
             }
         }
         if let (Some((name, _)), Some(callback)) = (&fit.reduce_lr, &mut p.reduce_lr) {
@@ -320,12 +333,16 @@ impl Running {
     /// The finished weights, their evaluation and their record.
     fn finish(mut self, session: &mut Session, fit: &Fit) -> Result<RunRecord> {
         let restores = self.progress.early_stopping.as_ref().is_some_and(|callback| callback.restores(fit.keras));
-        let statistics = match self.best.take().filter(|_| restores) {
-            Some(best) => {
+        let statistics = match (self.best.take().filter(|_| restores), self.validated.take()) {
+            (Some(best), _) => {
                 fit.params.restore(&best)?;
                 "those of the best epoch".to_string()
             }
-            None => prepare(session, fit, self.progress.steps)?,
+            (None, Some((weights, statistics))) => {
+                fit.params.restore(&weights)?;
+                statistics
+            }
+            (None, None) => prepare(session, fit, self.progress.steps)?,
         };
         let history = self.progress.history;
         let mut record = RunRecord {

@@ -59,16 +59,25 @@ fn cell(value: Option<f64>) -> String {
     value.map_or(String::new(), |v| v.to_string())
 }
 
-/// Writes the epochs of all runs as one CSV table.
+/// The epochs of one run, finished or not.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct RunHistory<'a> {
+    pub name: &'a str,
+    pub history: &'a [EpochRecord],
+}
+
+/// Writes the epochs of all runs into `folder`: `history.json`, a list of runs with their records, and `history.csv`,
+/// one table.
 ///
 /// # Errors
-/// When the file cannot be written.
-pub fn write_csv(path: &Path, runs: &[RunRecord]) -> Result<()> {
+/// When a file cannot be written.
+pub(crate) fn write(folder: &Path, runs: &[RunHistory]) -> Result<()> {
+    crate::fs::write_json(folder.join("history.json"), &runs)?;
     let mut text = String::from(
         "run,epoch,steps,learning_rate,train_loss,train_accuracy,val_loss,val_accuracy,seconds,images_per_second\n",
     );
     for run in runs {
-        for e in &run.history {
+        for e in run.history {
             writeln!(
                 text,
                 "{},{},{},{},{},{},{},{},{:.3},{:.1}",
@@ -86,5 +95,5 @@ pub fn write_csv(path: &Path, runs: &[RunRecord]) -> Result<()> {
             .expect("writing to a String does not fail");
         }
     }
-    crate::fs::write_atomic(path, |file| std::io::Write::write_all(file, text.as_bytes()))
+    crate::fs::write_atomic(folder.join("history.csv"), |file| std::io::Write::write_all(file, text.as_bytes()))
 }

@@ -1,11 +1,13 @@
 //! One invocation of a procedure: its output folder, checkpoints, progress and interruption.
 //!
 //! The folder holds `checkpoint.safetensors` (the run in progress and what is known of finished ones),
-//! `models/<run>.safetensors` (weights of each finished run), and at the end the report. Every file is
+//! `history.json` and `history.csv` (every epoch so far), `models/<run>.safetensors` (weights of each finished run),
+//! and at the end the report. Every file is
 //! replaced atomically, so at any moment the folder can be resumed from.
 
 use super::callbacks::{EarlyStopping, ReduceLrOnPlateau};
-use super::history::{EpochRecord, RunRecord};
+use super::history::{self, EpochRecord, RunHistory, RunRecord};
+use crate::data::ImageSet;
 use crate::device::Device;
 use crate::nn::checkpoint::{TensorFile, write_tensors};
 use crate::nn::{Params, checkpoint};
@@ -111,6 +113,8 @@ struct State {
     seed: u64,
     /// What the procedure was started with; resuming continues with exactly this.
     config: Value,
+    /// Checksums of the images, by their role.
+    data: Vec<(String, u32)>,
     finished: Vec<RunRecord>,
     progress: Option<Progress>,
     wall_seconds: f64,
@@ -142,6 +146,7 @@ impl Session {
             procedure: procedure.to_string(),
             seed,
             config,
+            data: Vec::new(),
             finished: Vec::new(),
             progress: None,
             wall_seconds: 0.0,
@@ -235,6 +240,31 @@ impl Session {
         self.state.peak_memory_bytes.max(self.device.memory().peak_bytes)
     }
 
+    /// Remembers the images that the procedure works on; a resumed session refuses others, whose runs could not be
+    /// compared with those before.
+    ///
+    /// # Errors
+    /// When the session was started with other images.
+    pub fn check_data(&mut self, sets: &[(&str, &ImageSet)]) -> Result<()> {
+        for (role, set) in sets {
+            let now = set.checksum();
+            let Some((_, before)) = self.state.data.iter().find(|(known, _)| known == role) else {
+                self.state.data.push((role.to_string(), now));
+                continue;
+            };
+            if now != *before {
+                return Err(Error::checkpoint(
+                    &self.folder,
+                    format_args!("{role} images"),
+                    format_args!("those the session was started with (checksum {before:08x})"),
+                    format_args!("others (checksum {now:08x})"),
+                    "bring the data folder back to what it was, or start again with another --out",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The error that ends an interrupted procedure.
     pub fn interrupted(&self) -> Error {
         Error::Interrupted { hint: format!("the state is saved; go on with --resume {}", self.folder.display()) }
@@ -293,6 +323,9 @@ impl Session {
         let text = serde_json::to_string(&state).map_err(|e| {
             Error::argument("Session", "a state that JSON can hold", e, "non-finite numbers do not belong in a history")
         })?;
-        write_tensors(&self.folder.join(CHECKPOINT), tensors, &[("state", text)])
+        write_tensors(&self.folder.join(CHECKPOINT), tensors, &[("state", text)])?;
+        let finished = self.state.finished.iter().map(|run| RunHistory { name: &run.name, history: &run.history });
+        let present = self.state.progress.iter().map(|p| RunHistory { name: &p.run, history: &p.history });
+        history::write(&self.folder, &finished.chain(present).collect::<Vec<_>>())
     }
 }

@@ -52,6 +52,7 @@ fn wrong_flags_are_usage_errors() {
             refused("randaugment", &[flag, value], 2, &[flag, value]);
         }
     }
+    refused("randaugment", &["--epochs", "4294967296"], 2, &["--epochs", "4294967296"]);
     refused("fixres", &["--test-size", "0"], 2, &["--test-size"]);
     refused("fixres", &["--test-size", "16"], 2, &["test_size", "32 to 4096", "--test-size"]);
     refused("randaugment", &["--image-size", "16"], 2, &["image_size", "--image-size"]);

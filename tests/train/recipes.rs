@@ -105,6 +105,19 @@ fn consistency_learns_and_repeats_bit_by_bit_across_threads_and_an_interruption(
     // The teacher's 15 steps, then two of the student's first epoch.
     let error = run(&recipe, &sources, &parts, 1, Some(17)).unwrap_err();
     assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    // What is known so far can be read already: the teacher's three epochs.
+    let history = fs::read_to_string(parts.join("history.csv")).unwrap();
+    assert_eq!(history.lines().count(), 4, "{history}");
+    assert!(history.lines().skip(1).all(|line| line.starts_with("teacher,")), "{history}");
+    // Other images than those it was started with are refused.
+    let batch = fs::read(folder.path().join("data_batch_1.bin")).unwrap();
+    let mut other = batch.clone();
+    other[5] ^= 1;
+    fs::write(folder.path().join("data_batch_1.bin"), other).unwrap();
+    let error = resume::<consistency::Config>(&parts, 1).unwrap_err().to_string();
+    assert!(error.contains("training images") && error.contains("checksum"), "{error}");
+    fs::write(folder.path().join("data_batch_1.bin"), batch).unwrap();
+
     let resumed = resume::<consistency::Config>(&parts, 1).unwrap();
     for (got, want) in resumed.runs.iter().zip(&report.runs) {
         assert_eq!((&got.train_loss, got.test_accuracy), (&want.train_loss, want.test_accuracy), "{}", got.name);

@@ -90,5 +90,5 @@ fn nothing_temporary_is_left() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["checkpoint.safetensors", "models", "run.safetensors"]);
+    assert_eq!(names, ["checkpoint.safetensors", "history.csv", "history.json", "models", "run.safetensors"]);
 }
