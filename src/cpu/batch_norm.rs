@@ -408,6 +408,13 @@ multiversion! {
     }
 }
 
+/// `Σ g` and `Σ g * (x - mean)` of every chunk, per channel: `2 * c` floats of `partials` each.
+fn reduce_chunks(layout: Layout, x: &[f32], dy: &[f32], tables: &[f32], relu: bool, partials: &mut [f32]) {
+    let chunks = x.par_chunks(layout.chunk).zip(dy.par_chunks(layout.chunk));
+    let partials = partials.par_chunks_exact_mut(2 * layout.c);
+    partials.zip(chunks).for_each(|(partial, (x, dy))| reduce_chunk(layout, x, dy, tables, relu, partial));
+}
+
 /// `Σ g` and `Σ g * (x - mean)` of one chunk, per channel.
 fn reduce_chunk(layout: Layout, x: &[f32], dy: &[f32], tables: &[f32], relu: bool, partial: &mut [f32]) {
     let Layout { c, lanes, .. } = layout;
@@ -519,10 +526,7 @@ pub fn backward_train(
             let (corrections, partials) = rest.split_at_mut(2 * lanes);
             fill_tables(layout, mean, inv_std, gamma, beta, tables);
             let tables = &*tables;
-            partials
-                .par_chunks_exact_mut(2 * c)
-                .zip(x.par_chunks(chunk).zip(dy.par_chunks(chunk)))
-                .for_each(|(partial, (x, dy))| reduce_chunk(layout, x, dy, tables, relu, partial));
+            reduce_chunks(layout, x, dy, tables, relu, partials);
             merge_sums(partials, sums);
             if let Some(dx) = dx {
                 let (offset, slope) = corrections.split_at_mut(lanes);
@@ -598,10 +602,7 @@ pub fn backward_inference(
         fill_tables(layout, mean, inv_std, gamma, beta, tables);
         let tables = &*tables;
         if dgamma.is_some() || dbeta.is_some() {
-            partials
-                .par_chunks_exact_mut(2 * c)
-                .zip(x.par_chunks(chunk).zip(dy.par_chunks(chunk)))
-                .for_each(|(partial, (x, dy))| reduce_chunk(layout, x, dy, tables, relu, partial));
+            reduce_chunks(layout, x, dy, tables, relu, partials);
             scratch::with_f64(2 * c, |sums| {
                 merge_sums(partials, sums);
                 add_parameter_gradients(sums, inv_std, dgamma, dbeta);
