@@ -183,7 +183,14 @@ impl Device {
         match self.arena.find(at) {
             Some(a) if bytes <= a.base + a.bytes - at => {
                 self.arena.mark_used(at);
-                Ok(())
+                // The program's own pool may have closed parts of it.
+                match self.arena.accessible(at, bytes) {
+                    Err(first) if a.open => {
+                        let what = if first == at { "the range starts" } else { "the range reaches a byte that lies" };
+                        Err(format!("{bytes} bytes at {at:#x}: {what} {}", self.arena.describe(first)))
+                    }
+                    _ => Ok(()),
+                }
             }
             Some(a) => Err(format!(
                 "{bytes} bytes at {at:#x}: the range ends {} bytes past the end of {} ({} bytes at {:#x})",

@@ -41,6 +41,8 @@ pub enum Kind {
     LaunchLimit,
     /// Work on memory outside its stream-ordered life.
     StreamOrder,
+    /// Host code used a device address as one of its own.
+    HostAccess,
 }
 
 impl Kind {
@@ -65,6 +67,7 @@ impl Kind {
             Kind::Unused => "unused",
             Kind::LaunchLimit => "launch-limit",
             Kind::StreamOrder => "stream-order",
+            Kind::HostAccess => "host-access",
         }
     }
 

@@ -29,6 +29,10 @@ pub struct Report {
     pub occupancy: f64,
     /// Lower bounds of the time on the device, in microseconds, by resource.
     pub bounds_us: BTreeMap<&'static str, f64>,
+    /// Registers of a thread, 0 if nobody said how many.
+    pub registers: u32,
+    /// Bytes of registers spilled to local memory by one thread, where `ptxas -v` was given.
+    pub spill_bytes: u32,
     /// The operations that cost most memory traffic: PTX line, opcode, advice.
     pub hot: Vec<String>,
 }
@@ -80,7 +84,7 @@ fn flops(opcode: &str) -> u64 {
 
 impl Report {
     /// Sums up a launch.
-    pub fn new(kernel: &Kernel, launch: &Launch, outcome: &Outcome, profile: &Profile) -> Report {
+    pub fn new(kernel: &Kernel, launch: &Launch, outcome: &Outcome, profile: &Profile, registers: u32) -> Report {
         let mut c: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut classes: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut tensor: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -172,7 +176,7 @@ impl Report {
         let threads: u32 = launch.block.iter().product();
         add("blocks", blocks);
         add("threads", blocks * u64::from(threads));
-        let resident = profile.blocks_per_sm(kernel, threads, launch.dynamic_shared);
+        let resident = profile.blocks_per_sm(kernel, registers, threads, launch.dynamic_shared);
         let occupancy = f64::from(resident * threads.next_multiple_of(32)) / f64::from(profile.threads_per_sm);
         let get = |n: &str| c.get(n).copied().unwrap_or(0) as f64;
         let sm_clock_us = f64::from(profile.clock_khz) * 1e-3 * f64::from(profile.sms);
@@ -206,6 +210,8 @@ impl Report {
             counters: c,
             classes,
             occupancy,
+            registers,
+            spill_bytes: 0,
             bounds_us,
             hot: hot.into_iter().take(5).map(|h| h.1).collect(),
         }
@@ -233,13 +239,16 @@ impl Report {
         let hot = self.hot.iter().map(|h| quote(h)).collect::<Vec<_>>().join(",");
         let _ = write!(
             s,
-            "{{\"kernel\":{},\"grid\":{:?},\"block\":{:?},\"dynamic_shared\":{},\"static_shared\":{},\"counters\":{{{}}},\
+            "{{\"kernel\":{},\"grid\":{:?},\"block\":{:?},\"dynamic_shared\":{},\"static_shared\":{},\"registers\":{},\
+             \"spill_bytes\":{},\"counters\":{{{}}},\
              \"classes\":{{{}}},\"occupancy\":{:.4},\"bounds_us\":{{{bounds}}},\"hot\":[{hot}]}}",
             quote(&self.kernel),
             self.grid,
             self.block,
             self.dynamic_shared,
             self.static_shared,
+            self.registers,
+            self.spill_bytes,
             numbers(&self.counters),
             numbers(&self.classes),
             self.occupancy,

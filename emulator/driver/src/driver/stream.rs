@@ -59,6 +59,8 @@ pub struct Stream {
     pub waits: Vec<u64>,
     /// Synchronises with the legacy default stream.
     pub blocking: bool,
+    /// Its priority, which changes nothing.
+    pub priority: i32,
     /// Capture it belongs to.
     pub capture: Option<u64>,
     /// Its latest node in that capture.
@@ -76,6 +78,10 @@ pub struct Graph {
     pub origin: u64,
     /// A call that may not be captured was made.
     pub invalid: bool,
+    /// Which calls its capture forbids: 0 unsafe ones of all threads, 1 of its own thread, 2 none.
+    pub mode: i32,
+    /// The thread that began the capture.
+    pub thread: Option<std::thread::ThreadId>,
 }
 
 /// The queue of a device.

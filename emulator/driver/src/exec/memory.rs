@@ -287,7 +287,7 @@ fn origin(cx: &Cx, r: &Request, lane: usize, byte: u64) -> String {
     }
     let address = r.at[lane].wrapping_add(r.view.base).wrapping_add(byte);
     cx.arena
-        .find(address)
+        .innermost(address)
         .map(|a| {
             format!(
                 " since {} ({} bytes at {:#x}) was made, {} bytes into it",
@@ -338,8 +338,17 @@ fn fault(
             Space::Local => "local memory of this thread",
             _ => "parameter block",
         };
-        let past = (r.at[lane].wrapping_add(u64::from(r.bytes))).wrapping_sub(r.view.size);
-        format!("{text}: {past} bytes past the end of the {name} ({} bytes)", r.view.size)
+        // Offsets are unsigned: those before the memory look enormous (and 32 bits wide in shared memory).
+        let (at, size) = (r.at[lane], r.view.size);
+        let before = if at > u64::MAX / 2 { at.wrapping_neg() } else { (1u64 << 32).saturating_sub(at) };
+        let distance = if at < size {
+            format!("its last bytes lie 0 bytes past the end of the {name}")
+        } else if before > 0 && before < at - size {
+            format!("it starts {before} bytes before the {name}")
+        } else {
+            format!("it starts {} bytes past the end of the {name}", at - size)
+        };
+        format!("{text}: {distance} ({size} bytes)")
     };
     cx.report(block, warp, pc, lane, kind, message);
     Stop::Fault
