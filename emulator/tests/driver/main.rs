@@ -1,6 +1,11 @@
 //! An unmodified cudarc on the emulated driver.
 
+mod api;
+mod command;
+mod counters;
+mod kernels;
 mod misuse;
+mod transcripts;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -140,6 +145,13 @@ fn launch_limits_are_those_of_the_device() {
     let e = unsafe { launch.launch(one_block(1025)) }.unwrap_err();
     assert!(e.error_string().unwrap().to_string_lossy().contains("at most 1024"));
     assert_eq!(warpsmith_emulator::report().unwrap().findings[0].kind, "launch-limit");
+    warpsmith_emulator::reset().unwrap();
+    let mut launch = stream.launch_builder(&f);
+    launch.arg(&0i32);
+    // SAFETY: the argument is that of the kernel.
+    unsafe { launch.launch(one_block(1024)) }.unwrap();
+    stream.synchronize().unwrap();
+    assert!(warpsmith_emulator::report().unwrap().findings.is_empty());
 }
 
 #[test]

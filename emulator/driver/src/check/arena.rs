@@ -340,8 +340,15 @@ impl Arena {
         Ok(())
     }
 
-    /// Ends a sub-allocation: its bytes are closed again.
-    pub fn sub_free(&self, base: u64, bytes: u64) -> Result<(), String> {
+    /// Whether parts of the allocation at an address have been handed out.
+    pub fn divided(&self, address: u64) -> bool {
+        let t = self.table();
+        let parent = t.live.range(..=address).next_back().map(|(_, a)| a);
+        parent.is_some_and(|a| t.subs.range(a.base..a.base + a.bytes).next().is_some())
+    }
+
+    /// Ends a sub-allocation: its bytes are closed again, unless the caller wants them kept open.
+    pub fn sub_free(&self, base: u64, bytes: u64, keep_open: bool) -> Result<(), String> {
         let mut t = self.table();
         let Some(mut a) = t.subs.remove(&base) else {
             return Err(match t.freed.iter().rev().find(|a| a.sub && a.base == base) {
@@ -354,7 +361,9 @@ impl Arena {
             t.subs.insert(base, a);
             return Err(text);
         }
-        self.fill_state(base, a.bytes, 0);
+        if !keep_open {
+            self.fill_state(base, a.bytes, 0);
+        }
         a.freed = Some("warpsmithEmuSubFree".to_string());
         t.remember(a);
         Ok(())
@@ -501,9 +510,9 @@ mod tests {
         a.sub_alloc(p + 512, 256).unwrap();
         assert!(a.describe(p + 260).contains("4 bytes past the end of sub-allocation"), "{}", a.describe(p + 260));
         assert!(a.sub_alloc(p + 128, 16).unwrap_err().contains("overlaps"));
-        assert!(a.sub_free(p, 255).unwrap_err().contains("has 256 bytes"));
-        a.sub_free(p, 256).unwrap();
-        assert!(a.sub_free(p, 256).unwrap_err().contains("double free"));
+        assert!(a.sub_free(p, 255, false).unwrap_err().contains("has 256 bytes"));
+        a.sub_free(p, 256, false).unwrap();
+        assert!(a.sub_free(p, 256, false).unwrap_err().contains("double free"));
         assert!(a.describe(p).contains("freed by warpsmithEmuSubFree"), "{}", a.describe(p));
         assert!(a.sub_alloc(p + 4000, 256).unwrap_err().contains("lies in no allocation"));
     }

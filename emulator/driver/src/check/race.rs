@@ -195,8 +195,9 @@ fn conflict(
     };
     let (kind, space) = if shared { (Kind::SharedRace, "shared") } else { (Kind::GlobalRace, "global") };
     let address = word + r.view.base;
+    let place = if shared { String::new() } else { format!(" ({})", cx.arena.locate(address)) };
     let message =
-        format!("{class} at {space} address {address:#x}: the word was {verb}{atomic} by {who}, and {remedy}");
+        format!("{class} at {space} address {address:#x}{place}: the word was {verb}{atomic} by {who}, and {remedy}");
     cx.report(block, warp, pc, lane, kind, message);
 }
 

@@ -147,12 +147,17 @@ impl Report {
                     }
                 }
             }
+            // Where in the source, if the kernel was compiled with -lineinfo, and in the PTX.
+            let place = &kernel.places[i];
+            let line = match kernel.files.get(&place.file) {
+                Some(file) if place.line > 0 => format!("{file}:{}, PTX line {}", place.line, place.ptx),
+                _ => format!("PTX line {}", place.ptx),
+            };
             let waste = (32 * s.sectors).saturating_sub(s.bytes);
             if waste > s.bytes / 4 && waste > 1024 {
                 let per = s.sectors as f64 / s.requests.max(1) as f64;
                 let text = format!(
-                    "PTX line {} {opcode}: {per:.1} sectors per request, {} % of the fetched bytes used (uncoalesced)",
-                    kernel.places[i].ptx,
+                    "{line} {opcode}: {per:.1} sectors per request, {} % of the fetched bytes used (uncoalesced)",
                     100 * s.bytes / (32 * s.sectors)
                 );
                 hot.push((waste, text));
@@ -160,8 +165,7 @@ impl Report {
             let conflict = s.waves - s.ideal_waves;
             if conflict > s.ideal_waves / 4 && conflict > 32 {
                 let text = format!(
-                    "PTX line {} {opcode}: {:.1} wavefronts per request where {:.1} would do (bank conflicts)",
-                    kernel.places[i].ptx,
+                    "{line} {opcode}: {:.1} wavefronts per request where {:.1} would do (bank conflicts)",
                     s.waves as f64 / s.shared_requests.max(1) as f64,
                     s.ideal_waves as f64 / s.shared_requests.max(1) as f64
                 );

@@ -103,7 +103,13 @@ impl Profile {
     pub fn blocks_per_sm(&self, kernel: &Kernel, registers: u32, threads: u32, dynamic_shared: u32) -> u32 {
         let threads = threads.next_multiple_of(32).max(32);
         // Every block pays 1 KiB of shared memory to the system.
-        let shared = kernel.dynamic_at.max(kernel.shared_bytes).saturating_add(dynamic_shared).saturating_add(1024).min(1 << 30).next_multiple_of(128);
+        let shared = kernel
+            .dynamic_at
+            .max(kernel.shared_bytes)
+            .saturating_add(dynamic_shared)
+            .saturating_add(1024)
+            .min(1 << 30)
+            .next_multiple_of(128);
         let by_regs = if registers > 0 {
             self.regs_per_sm / (registers.next_multiple_of(8) * threads)
         } else {

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use super::api::DEFAULT_POOL;
 use super::resources::{self, Resources};
-use super::{api, error};
 use super::stream::{Bytes, Graph, Queue, Stream, Work};
+use super::{api, error};
 use crate::check::finding::{Finding, Kind};
 use crate::count::counters::{Report, quote};
 use crate::count::profile::{Profile, SM_80};
@@ -258,6 +258,11 @@ impl State {
         Ok(g.nodes.len() - 1)
     }
 
+    /// Whether any stream is being captured.
+    pub fn capturing(&self) -> bool {
+        self.queue.streams.values().any(|s| s.capture.is_some())
+    }
+
     /// A call that cannot be captured was made: the capture yields no graph.
     pub fn invalidate(&mut self, capture: u64) {
         if let Some(g) = self.graphs.get_mut(&capture) {
@@ -323,7 +328,7 @@ impl State {
 
     /// Runs everything.
     pub fn synchronise_all(&mut self) -> Outcome {
-        if self.queue.streams.values().any(|s| s.capture.is_some()) {
+        if self.capturing() {
             self.invalidate_all(|_| true);
             return self
                 .fail(error::CAPTURE_UNSUPPORTED, "the context cannot be synchronised while a stream is capturing");

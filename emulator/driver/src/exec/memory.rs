@@ -317,7 +317,11 @@ fn fault(
     let address = r.at[lane].wrapping_add(r.view.base);
     let mut kind = kind;
     let message = if kind == Kind::Misaligned {
-        format!("{text}: the address must be a multiple of {}", r.bytes)
+        let place = match r.space {
+            Space::Global if cx.arena.contains(address) => format!("; it lies {}", cx.arena.locate(address)),
+            _ => String::new(),
+        };
+        format!("{text}: the address must be a multiple of {}{place}", r.bytes)
     } else if r.space == Space::Global || r.space == Space::Const {
         let first_bad = address.wrapping_add(byte);
         if cx.arena.contains(address) {

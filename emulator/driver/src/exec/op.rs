@@ -430,6 +430,8 @@ pub struct Place {
     pub file: u32,
     /// Source line.
     pub line: u32,
+    /// File number and line of the call, where the operation was inlined; zeros elsewhere.
+    pub inlined_at: (u32, u32),
 }
 
 /// A parameter of a kernel.

@@ -250,10 +250,15 @@ impl Cx<'_> {
         let p = self.kernel.places.get(pc).copied().unwrap_or_default();
         let t = warp.id * 32 + lane as u32;
         let [x, y, _] = self.block_dim;
-        let source = match self.kernel.files.get(&p.file) {
-            Some(f) if p.line > 0 => format!("{f}:{}", p.line),
+        let at = |file: u32, line: u32| match self.kernel.files.get(&file) {
+            Some(f) if line > 0 => format!("{f}:{line}"),
             _ => String::new(),
         };
+        let mut source = at(p.file, p.line);
+        let call = at(p.inlined_at.0, p.inlined_at.1);
+        if !call.is_empty() {
+            source += &format!(" inlined at {call}");
+        }
         Where {
             kernel: self.kernel.name.clone(),
             block: block.index,

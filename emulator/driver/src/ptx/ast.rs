@@ -200,8 +200,8 @@ pub enum Stmt {
     Var(Var),
     /// `{ … }`: a scope of its own.
     Block(Vec<Stmt>),
-    /// `.loc file line`.
-    Loc(u32, u32),
+    /// `.loc`: file and line, and those of the call where the function was inlined (else zeros).
+    Loc((u32, u32), (u32, u32)),
     /// `.pragma "…"`.
     Pragma(String),
     /// `name: .branchtargets a, b;`

@@ -637,14 +637,13 @@ impl<'a> Parser<'a> {
                 let file = self.small()?;
                 let source_line = self.small()?;
                 self.int()?;
-                out.push(Stmt::Loc(file, source_line));
+                let mut at = (0, 0);
                 // `, function_name label+offset, inlined_at file line column`
                 while self.eat(b',') {
                     match self.word("function_name or inlined_at")? {
                         "inlined_at" => {
-                            for _ in 0..3 {
-                                self.int()?;
-                            }
+                            at = (self.small()?, self.small()?);
+                            self.int()?;
                         }
                         _ => {
                             self.word("a label")?;
@@ -652,6 +651,7 @@ impl<'a> Parser<'a> {
                         }
                     }
                 }
+                out.push(Stmt::Loc((file, source_line), at));
                 Ok(())
             }
             ".pragma" => {

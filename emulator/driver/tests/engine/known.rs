@@ -294,7 +294,8 @@ fn products_from_blocks_of_registers_to_tensor_cores() {
         let r = Rig::new(text);
         let (pa, pb, pc) = (r.put(&a), r.put(&b), r.empty::<f32>(m * n));
         let dims = [m, n, k].map(|v| Arg::I32(v as i32));
-        let out = r.run_with(name, grid, block, 0, &[Arg::Ptr(pa), Arg::Ptr(pb), Arg::Ptr(pc), dims[0], dims[1], dims[2]]);
+        let out =
+            r.run_with(name, grid, block, 0, &[Arg::Ptr(pa), Arg::Ptr(pb), Arg::Ptr(pc), dims[0], dims[1], dims[2]]);
         assert_clean(name, &out);
         total(&out, |s| s.bytes)
     };

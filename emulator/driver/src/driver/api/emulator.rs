@@ -5,17 +5,23 @@ use crate::driver::state::read_resources;
 
 entry_points! { false;
     warpsmithEmuSubAlloc(p: u64, bytes: u64) s {
+        // The first part closes the rest of its allocation: what is queued may still use that.
+        if s.sticky.is_none() && !s.capturing() && !s.device.arena.divided(p) {
+            s.synchronise_all()?;
+        }
         match s.device.arena.sub_alloc(p, bytes) {
             Ok(()) => Ok(()),
             Err(e) => s.fail(INVALID_VALUE, e),
         }
     }
     warpsmithEmuSubFree(p: u64, bytes: u64) s {
-        // What is queued may still use the part.
-        if s.sticky.is_none() {
+        // What is queued may still use the part. A graph that is being captured will use it whenever it runs: its bytes
+        // stay open then.
+        let keep = s.capturing();
+        if s.sticky.is_none() && !keep {
             s.synchronise_all()?;
         }
-        match s.device.arena.sub_free(p, bytes) {
+        match s.device.arena.sub_free(p, bytes, keep) {
             Ok(()) => Ok(()),
             Err(e) => s.finding(Kind::InvalidFree, INVALID_VALUE, e),
         }
@@ -70,4 +76,3 @@ entry_points! { false;
         Ok(())
     }
 }
-

@@ -184,7 +184,8 @@ fn fill(s: &mut State, dst: u64, value: u32, size: u32, n: usize, stream: u64) -
         return Ok(());
     }
     if !dst.is_multiple_of(u64::from(size)) {
-        return s.fail(INVALID_VALUE, format!("memset of {size}-byte elements at {dst:#x}: the address is not aligned"));
+        return s
+            .fail(INVALID_VALUE, format!("memset of {size}-byte elements at {dst:#x}: the address is not aligned"));
     }
     let Some(bytes) = (n as u64).checked_mul(u64::from(size)) else { return Err(INVALID_VALUE) };
     api_range(s, "memset", dst, bytes)?;

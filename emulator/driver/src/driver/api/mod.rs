@@ -184,14 +184,26 @@ pub extern "C" fn cuDriverGetVersion(version: Out<i32>) -> u32 {
     version.set(13000).map_or_else(|e| e, |()| SUCCESS)
 }
 
+/// What a program on the CUDA runtime is told.
+const RUNTIME_REFUSED: &str = "this program uses the CUDA runtime (libcudart), which needs private driver tables. The \
+                               emulator serves programs on the driver API (cudarc, cust): link those, or load the \
+                               kernels as PTX.";
+
 /// `cuGetExportTable`: the private tables that the CUDA runtime library asks for. There are none.
 #[unsafe(no_mangle)]
 #[allow(non_snake_case)]
 pub extern "C" fn cuGetExportTable(_table: Out<usize>, _id: Host) -> u32 {
-    eprintln!(
-        "warpsmith emulator: this program uses the CUDA runtime (libcudart), which needs private driver tables. The \
-         emulator serves programs on the driver API (cudarc, cust): link those, or load the kernels as PTX."
-    );
+    static SAID: std::sync::Once = std::sync::Once::new();
+    SAID.call_once(|| {
+        eprintln!("warpsmith emulator: {RUNTIME_REFUSED}");
+        // `warpsmith-emulate` looks for this file: such programs often go on without their GPU and end well.
+        if let Some(mut file) = std::env::var_os("WARPSMITH_EMULATOR_REPORT_FILE") {
+            file.push(".refused");
+            if let Err(e) = std::fs::write(&file, RUNTIME_REFUSED) {
+                eprintln!("warpsmith emulator: {}: {e}", file.to_string_lossy());
+            }
+        }
+    });
     NOT_SUPPORTED
 }
 
@@ -248,7 +260,10 @@ fn host_range(s: &mut State, what: &str, p: &Host, bytes: usize) -> Outcome {
     }
     let at = p.0 as u64;
     if s.device.arena.contains(at) {
-        let what = format!("{what} of {bytes} bytes: the host address {at:#x} is a device address, {}", s.device.arena.locate(at));
+        let what = format!(
+            "{what} of {bytes} bytes: the host address {at:#x} is a device address, {}",
+            s.device.arena.locate(at)
+        );
         return s.finding(Kind::HostAccess, INVALID_VALUE, what);
     }
     Ok(())

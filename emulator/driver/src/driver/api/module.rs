@@ -10,7 +10,7 @@ fn load(s: &mut State, out: &Out<u64>, image: &Host) -> Outcome {
     }
     let head = image.bytes(4)?;
     let text = match head {
-        [0x50, 0xed, 0x55, 0xba] => match fatbin(image) {
+        [0x50, 0xed, 0x55, 0xba] => match fatbin(image, s.profile.capability) {
             Ok(t) => t,
             Err(e) => return s.fail(NO_BINARY_FOR_GPU, e),
         },
@@ -33,8 +33,8 @@ fn load(s: &mut State, out: &Out<u64>, image: &Host) -> Outcome {
     }
 }
 
-/// The first PTX text of a fatbin that is not compressed.
-fn fatbin(image: &Host) -> Result<String, String> {
+/// The PTX text of a fatbin for the newest architecture that the device can run. It must not be compressed.
+fn fatbin(image: &Host, capability: (u32, u32)) -> Result<String, String> {
     let bad = |_| "the fatbin cannot be read".to_string();
     let word = |b: &[u8], at: usize, n: usize| {
         b.get(at..at + n).map_or(0, |b| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x)))
@@ -42,31 +42,39 @@ fn fatbin(image: &Host) -> Result<String, String> {
     let header = image.bytes(16).map_err(bad)?;
     let total = 16 + word(header, 8, 8) as usize;
     let all = image.bytes(total).map_err(bad)?;
+    let device = u64::from(capability.0 * 10 + capability.1);
+    let (mut compressed, mut newer) = (false, None);
+    let mut best: Option<(u64, &[u8])> = None;
     let mut at = word(header, 6, 2) as usize;
-    let mut compressed = false;
     while at + 64 <= total {
-        let kind = word(all, at, 2);
-        let head = word(all, at + 4, 4) as usize;
-        let size = word(all, at + 8, 8) as usize;
-        let flags = word(all, at + 40, 8);
-        if head == 0 || at + head + size > total {
+        let (kind, head, size) = (word(all, at, 2), word(all, at + 4, 4) as usize, word(all, at + 8, 8) as usize);
+        let (arch, flags) = (word(all, at + 28, 4), word(all, at + 40, 8));
+        if head == 0 || size > total || at + head + size > total {
             break;
         }
-        if kind == 1 {
-            if flags & 0xf000 != 0 {
-                compressed = true;
-            } else {
-                let text = &all[at + head..at + head + size];
-                let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
-                return Ok(String::from_utf8_lossy(&text[..end]).into_owned());
-            }
+        // Kind 1 is PTX, 2 machine code.
+        if kind == 1 && flags & 0xf000 != 0 {
+            compressed = true;
+        } else if kind == 1 && arch > device {
+            newer = Some(arch);
+        } else if kind == 1 && best.is_none_or(|(a, _)| a <= arch) {
+            best = Some((arch, &all[at + head..at + head + size]));
         }
         at += head + size;
     }
-    Err(if compressed {
-        "the PTX in this fatbin is compressed: build it with --compress-mode=none, or load PTX text".to_string()
-    } else {
-        "this fatbin holds no PTX: the emulator cannot run machine code".to_string()
+    if let Some((_, text)) = best {
+        let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+        return Ok(String::from_utf8_lossy(&text[..end]).into_owned());
+    }
+    Err(match newer {
+        _ if compressed => {
+            "the PTX in this fatbin is compressed: build it with nvcc --compress-mode=none, or load PTX text (nvcc -ptx)"
+                .to_string()
+        }
+        Some(arch) => format!("the PTX in this fatbin is for sm_{arch}, the emulated device is sm_{device}"),
+        None => "this fatbin holds no PTX, only machine code, which the emulator cannot run: build it with nvcc -gencode \
+                 arch=compute_80,code=compute_80 --compress-mode=none"
+            .to_string(),
     })
 }
 
@@ -130,7 +138,6 @@ fn occupancy(s: &mut State, n: &Out<i32>, function: u64, threads: i32, shared: u
     }
     n.set(s.blocks_per_sm(&f.kernel, threads, u32::try_from(shared).unwrap_or(u32::MAX / 2)) as i32)
 }
-
 
 entry_points! { false;
     cuModuleUnload(module: u64) s {

@@ -103,6 +103,7 @@ struct Lower<'m> {
     /// State of the statement at hand.
     line: u32,
     loc: (u32, u32),
+    inlined_at: (u32, u32),
     opcode: u32,
     guard: Pred,
     used_mask: u32,
@@ -231,6 +232,7 @@ pub fn lower(module: &Module, symbols: &Symbols, entry: &Function, level: Level)
         tables: Vec::new(),
         line: entry.line,
         loc: (0, 0),
+        inlined_at: (0, 0),
         opcode: 0,
         guard: Pred { at: NONE, not: false },
         used_mask: u32::MAX,
@@ -358,7 +360,7 @@ impl<'m> Lower<'m> {
                     self.body(inner)?;
                     self.scopes.pop();
                 }
-                Stmt::Loc(file, line) => self.loc = (*file, *line),
+                Stmt::Loc(place, inlined_at) => (self.loc, self.inlined_at) = (*place, *inlined_at),
                 Stmt::Pragma(text) => {
                     if let Some(mask) = text.strip_prefix("used_bytes_mask ") {
                         let digits = mask.trim().trim_start_matches("0x");
@@ -400,7 +402,7 @@ impl<'m> Lower<'m> {
             return self.err(format!("the kernel has more than {MAX_CODE} operations"));
         }
         self.code.push(Decoded { op, guard: self.guard });
-        self.places.push(Place { ptx: self.line, file: self.loc.0, line: self.loc.1 });
+        self.places.push(Place { ptx: self.line, file: self.loc.0, line: self.loc.1, inlined_at: self.inlined_at });
         self.opcodes.push(self.opcode);
         Ok(())
     }
