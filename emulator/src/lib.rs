@@ -206,7 +206,7 @@ fn part(name: &str, address: u64, bytes: u64) -> Result<(), Error> {
     }
 }
 
-/// Sets an option: `profile` (`sm_80`, `sm_90`), `checks` (`all`, `memory`, `none`), `seed` or `threads` (numbers), or
+/// Sets an option: `profile` (`sm_80`, `sm_90`), `checks` (`all`, `memory`, `none`), `seed`, `threads` or `limit` (numbers), or
 /// `resources` (a file with the output of `ptxas -v`).
 pub fn configure(key: &str, value: &str) -> Result<(), Error> {
     initialised()?;

@@ -8,13 +8,14 @@ use std::process::{Command, ExitCode};
 use warpsmith_emulator::{Error, Report, library};
 
 const USAGE: &str = "usage: warpsmith-emulate [--profile sm_80|sm_90] [--checks all|memory|none] [--seed N] \
-                     [--threads N] [--resources FILE] [--report table|json=FILE] -- PROGRAM ARGS...\n\n\
+                     [--threads N] [--limit SECONDS] [--resources FILE] [--report table|json=FILE] -- PROGRAM ARGS...\n\n\
                      Runs a program of the CUDA driver API (cudarc, cust) on an emulated GPU, checks and counts what its \
                      kernels do.\n\
                      \x20 --profile    A100 (sm_80, the default) or H100 (sm_90)\n\
                      \x20 --checks     all (the default); memory: without races; none: neither checks nor counts\n\
                      \x20 --seed       order of unordered streams and of blocks; 0, the default, is oldest first\n\
                      \x20 --threads    host threads; the default is one per core\n\
+                     \x20 --limit      seconds after which a launch is given up; the default is never\n\
                      \x20 --resources  output of ptxas -v: registers for occupancy and launch limits\n\
                      \x20 --report     table on standard error (the default), or JSON into a file\n\n\
                      Exit status: that of the program; 1 if it ended well and there is a finding or a leak; 2 for a wrong \
@@ -46,11 +47,15 @@ fn options(args: &[String]) -> Result<Options, Error> {
         match args[i].as_str() {
             "--profile" => o.env.push(("WARPSMITH_EMULATOR_PROFILE", among(&["sm_80", "sm_90"])?)),
             "--checks" => o.env.push(("WARPSMITH_EMULATOR_CHECKS", among(&["all", "memory", "none"])?)),
-            "--seed" | "--threads" => {
+            "--seed" | "--threads" | "--limit" => {
                 value
                     .parse::<u64>()
                     .map_err(|_| Error::new(format!("{} {value}: expected a number\n{USAGE}", args[i])))?;
-                let name = if args[i] == "--seed" { "WARPSMITH_EMULATOR_SEED" } else { "WARPSMITH_EMULATOR_THREADS" };
+                let name = match args[i].as_str() {
+                    "--seed" => "WARPSMITH_EMULATOR_SEED",
+                    "--threads" => "WARPSMITH_EMULATOR_THREADS",
+                    _ => "WARPSMITH_EMULATOR_LIMIT",
+                };
                 o.env.push((name, value.clone()));
             }
             "--resources" => {

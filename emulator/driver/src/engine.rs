@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::check::arena::Arena;
 use crate::check::race;
@@ -46,11 +47,13 @@ pub struct Settings {
     pub sms: u32,
     /// Blocks that can be resident together.
     pub resident: usize,
+    /// Seconds after which a launch is given up; 0: never.
+    pub limit: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { checks: Checks::ALL, seed: 0, threads: 0, sms: 108, resident: 108 }
+        Settings { checks: Checks::ALL, seed: 0, threads: 0, sms: 108, resident: 108, limit: 0 }
     }
 }
 
@@ -224,6 +227,10 @@ impl Device {
             threads,
             resident: settings.resident,
             sms: settings.sms,
+            deadline: match settings.limit {
+                0 => None,
+                seconds => Some((Instant::now() + Duration::from_secs(seconds), seconds)),
+            },
         };
         grid::launch(kernel, &self.arena, launch, &options)
     }

@@ -33,6 +33,8 @@ fn child_program() {
         }
         "streams" => streams(&context),
         "busy" => busy(&context, &stream),
+        "for ever" => for_ever(&context, &stream),
+        "exit in callback" => exit_in_callback(&stream),
         _ => {
             let mut y = stream.alloc_zeros::<f32>(64).unwrap();
             let basic = context.load_module(Ptx::from_src(crate::BASIC)).unwrap();
@@ -107,6 +109,34 @@ fn busy(context: &std::sync::Arc<CudaContext>, stream: &std::sync::Arc<CudaStrea
     });
 }
 
+/// A loop that always changes something, which no detector of deadlocks can find.
+fn for_ever(context: &std::sync::Arc<CudaContext>, stream: &std::sync::Arc<CudaStream>) {
+    let text = ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry for_ever()\n{\n.reg .b64 %rd<1>;\n\
+                mov.u64 %rd0, 0;\nAGAIN:\nadd.s64 %rd0, %rd0, 1;\nbra AGAIN;\n}\n";
+    let module = context.load_module(Ptx::from_src(text)).unwrap();
+    let f = module.load_function("for_ever").unwrap();
+    // SAFETY: the kernel has no arguments.
+    unsafe { stream.launch_builder(&f).launch(crate::one_block(32)) }.unwrap();
+    let e = stream.synchronize().unwrap_err();
+    println!("the program saw {:?}", e.0);
+}
+
+/// A host function that ends the process, from under the lock of the driver.
+fn exit_in_callback(stream: &std::sync::Arc<CudaStream>) {
+    extern "C" fn end(_: *mut std::ffi::c_void) {
+        std::process::exit(7);
+    }
+    use cudarc::driver::sys;
+    // SAFETY: the function has the right type and needs no argument.
+    unsafe {
+        assert_eq!(
+            sys::cuLaunchHostFunc(stream.cu_stream(), Some(end), std::ptr::null_mut()),
+            sys::CUresult::CUDA_SUCCESS
+        );
+    }
+    let _ = stream.synchronize();
+}
+
 fn text(out: &Output) -> String {
     String::from_utf8_lossy(&[&out.stdout[..], &out.stderr[..]].concat()).into_owned()
 }
@@ -150,6 +180,50 @@ fn exit_codes_and_findings() {
     let (code, text) = emulate("no cuda", &[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("made no use of the CUDA driver API"), "{text}");
+}
+
+#[test]
+fn nothing_hangs() {
+    let (code, text) = emulate("for ever", &["--limit", "1"]);
+    assert_eq!(code, Some(1), "{text}");
+    for words in [
+        "the program saw CUDA_ERROR_LAUNCH_TIMEOUT",
+        "finding  time-limit: the launch has not ended after 1 seconds",
+        "kernel for_ever, block (0,0,0), warp 0, lane 0",
+    ] {
+        assert!(text.contains(words), "`{words}` is missing in: {text}");
+    }
+    let (code, text) = emulate("exit in callback", &[]);
+    assert_eq!(code, Some(7), "{text}");
+    assert!(text.contains("a host function ended the program"), "{text}");
+}
+
+/// A program that links the driver when it is built, as those with cust do.
+#[test]
+fn programs_that_link_the_driver() {
+    let folder = scratch("linked");
+    std::fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::symlink(warpsmith_emulator::library().unwrap(), folder.join("libcuda.so")).unwrap();
+    let program = "#include <stdio.h>\n\
+        int cuInit(unsigned), cuCtxCreate_v2(void **, unsigned, int), cuCtxDestroy_v2(void *);\n\
+        int cuMemAlloc_v2(unsigned long long *, unsigned long), cuMemFree_v2(unsigned long long);\n\
+        int cuMemsetD8_v2(unsigned long long, unsigned char, unsigned long);\n\
+        int cuMemcpyDtoH_v2(void *, unsigned long long, unsigned long);\n\
+        int main(void) {\n\
+        void *ctx; unsigned long long p; unsigned v = 0;\n\
+        int e = cuInit(0) | cuCtxCreate_v2(&ctx, 0, 0) | cuMemAlloc_v2(&p, 4) | cuMemsetD8_v2(p, 3, 4);\n\
+        e |= cuMemcpyDtoH_v2(&v, p, 4) | cuMemFree_v2(p) | cuCtxDestroy_v2(ctx);\n\
+        printf(\"%d %x\\n\", e, v);\nreturn e;\n}\n";
+    std::fs::write(folder.join("program.c"), program).unwrap();
+    let mut cc = Command::new("cc");
+    cc.args(["program.c", "-L.", "-lcuda", "-o", "program"]).current_dir(&folder);
+    if cc.status().is_ok_and(|s| s.success()) {
+        let out = command().arg("--").arg("./program").current_dir(&folder).output().unwrap();
+        assert!(out.status.success() && text_has(&out, "0 3030303"), "{}", text(&out));
+    } else {
+        eprintln!("SKIPPED: no C compiler (cc); a program that links the driver was not tried");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

@@ -33,8 +33,8 @@ pub enum Kind {
     ApiBounds,
     /// A second free, or a free of something that is no allocation.
     InvalidFree,
-    /// Memory that was never freed.
-    Leak,
+    /// A launch that took longer than the program allowed it to.
+    TimeLimit,
     /// Memory that was never used.
     Unused,
     /// A launch that the device would refuse.
@@ -63,7 +63,7 @@ impl Kind {
             Kind::Trap => "trap",
             Kind::ApiBounds => "api-bounds",
             Kind::InvalidFree => "invalid-free",
-            Kind::Leak => "leak",
+            Kind::TimeLimit => "time-limit",
             Kind::Unused => "unused",
             Kind::LaunchLimit => "launch-limit",
             Kind::StreamOrder => "stream-order",
@@ -80,6 +80,7 @@ impl Kind {
                 | Kind::UseAfterFree
                 | Kind::StreamOrder
                 | Kind::Deadlock
+                | Kind::TimeLimit
                 | Kind::Assert
                 | Kind::Trap
         )

@@ -134,6 +134,14 @@ pub fn checks(name: &str) -> Option<Checks> {
     })
 }
 
+/// Memory of the host. Every byte of device memory takes one for its state at once, and one for itself and up to six for
+/// races when it is used.
+fn host_memory() -> u64 {
+    // SAFETY: only asks for two numbers.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    u64::try_from(pages).unwrap_or(0).saturating_mul(u64::try_from(size).unwrap_or(0)).max(1 << 30)
+}
+
 /// Reads a file that holds the output of `ptxas -v`.
 pub fn read_resources(file: &str) -> Result<HashMap<String, Resources>, String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
@@ -158,12 +166,13 @@ impl State {
         };
         settings.seed = number("SEED")?;
         settings.threads = number("THREADS")? as usize;
+        settings.limit = number("LIMIT")?;
         let resources = match option("RESOURCES") {
             None => HashMap::new(),
             Some(file) => read_resources(&file).map_err(|e| format!("WARPSMITH_EMULATOR_RESOURCES: {e}"))?,
         };
         Ok(State {
-            device: Device::new(profile.memory_bytes)?,
+            device: Device::new(profile.memory_bytes.min(host_memory() / 2))?,
             profile,
             settings,
             queue: Queue::new(settings.seed),
@@ -508,7 +517,7 @@ impl State {
         let code = match fault.kind {
             Kind::OutOfBounds | Kind::UseAfterFree | Kind::StreamOrder => error::ILLEGAL_ADDRESS,
             Kind::Misaligned => error::MISALIGNED_ADDRESS,
-            Kind::Deadlock => error::LAUNCH_TIMEOUT,
+            Kind::Deadlock | Kind::TimeLimit => error::LAUNCH_TIMEOUT,
             Kind::Assert => error::ASSERT,
             _ => error::LAUNCH_FAILED,
         };

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use super::alu::Level;
 use super::async_copy::AsyncCopies;
@@ -48,6 +49,8 @@ pub struct Options {
     pub resident: usize,
     /// Number of multiprocessors, for `%nsmid`.
     pub sms: u32,
+    /// When to give the launch up, and after how many seconds that is.
+    pub deadline: Option<(Instant, u64)>,
 }
 
 /// What a launch did.
@@ -202,6 +205,7 @@ fn context<'a>(kernel: &'a Kernel, arena: &'a Arena, params: &'a Private, spec: 
         out_of_step: false,
         ticks: 0,
         level: options.level,
+        deadline: options.deadline,
     }
 }
 
@@ -458,6 +462,15 @@ fn ready(warp: &Warp) -> Option<usize> {
 /// One turn of every warp of a block.
 fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
     let Slot { block, warps } = slot;
+    if let Some((_, seconds)) = cx.deadline.filter(|d| Instant::now() > d.0)
+        && let Some(warp) = warps.iter().find(|w| w.live != 0)
+    {
+        let group = warp.groups.iter().find(|g| g.state == State::Ready).or(warp.groups.first());
+        let (pc, mask) = group.map_or((0, warp.live), |g| (g.pc, g.mask));
+        let message = format!("the launch has not ended after {seconds} seconds; this is one of the places it is at");
+        cx.report(block, warp, pc as usize, mask.trailing_zeros() as usize & 31, Kind::TimeLimit, message);
+        return Turn::Fault;
+    }
     let mut able = false;
     let mut alive = false;
     for w in 0..warps.len() {

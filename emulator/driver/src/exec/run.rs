@@ -224,6 +224,8 @@ pub struct Cx<'a> {
     pub ticks: u64,
     /// Host vector level.
     pub level: Level,
+    /// When to give the launch up, and after how many seconds that is.
+    pub deadline: Option<(std::time::Instant, u64)>,
 }
 
 impl Cx<'_> {

@@ -59,7 +59,8 @@ entry_points! { false;
                 s.queue.reseed(n);
             }
             ("threads", _, _, Ok(n)) => s.settings.threads = n as usize,
-            _ => return s.fail(INVALID_VALUE, format!("option {key}={value}: profile=sm_80|sm_90, checks=all|memory|none, seed=N, threads=N, resources=FILE")),
+            ("limit", _, _, Ok(n)) => s.settings.limit = n,
+            _ => return s.fail(INVALID_VALUE, format!("option {key}={value}: profile=sm_80|sm_90, checks=all|memory|none, seed=N, threads=N, limit=SECONDS, resources=FILE")),
         }
         Ok(())
     }

@@ -16,7 +16,10 @@ fn allocate(s: &mut State, out: &Out<u64>, bytes: usize) -> Result<u64, u32> {
     }
     let Some(p) = s.device.arena.alloc(bytes as u64, None, false) else {
         let (free, total) = s.device.arena.info();
-        return s.fail(OUT_OF_MEMORY, format!("{bytes} bytes asked for, {free} of {total} free"));
+        return s.fail(
+            OUT_OF_MEMORY,
+            format!("{bytes} bytes asked for, {free} of {total} free (half of the host's memory at most)"),
+        );
     };
     out.set(p)?;
     Ok(p)

@@ -154,6 +154,11 @@ pub(super) fn save_report(s: &State) {
 
 /// At the end of the process: the report goes where `warpsmith-emulate` looks for it.
 extern "C" fn write_report() {
+    if IN_CALLBACK.get() {
+        // A host function ended the process: the lock is held below us, and the state is in the middle of something.
+        eprintln!("warpsmith emulator: a host function ended the program: there is no report");
+        return;
+    }
     if let Some(s) = lock().as_mut() {
         if s.sticky.is_none() {
             // An error here is a finding in the report.
