@@ -439,7 +439,9 @@ fn seeds_and_threads_change_nothing_that_is_right() {
         rig.settings.threads = threads;
         let (x, y) = (rig.put(&vec![1f32; 256]), rig.put(&vec![1f32; 256]));
         let out = rig.run("global_race", 128, 32, &[Arg::Ptr(x), Arg::Ptr(y)]);
-        out.findings.iter().map(|f| f.to_string()).collect::<Vec<_>>()
+        // Devices of tests that run at the same time lie at different addresses: only the last digits are the same.
+        let relative = |text: String| text.replace(&format!("{:#x}", y >> 12), "");
+        out.findings.iter().map(|f| relative(f.to_string())).collect::<Vec<_>>()
     };
     for seed in [0, 1, 5] {
         let first = report(seed, 1);
