@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-pub use report::{Finding, Launch, Live, Report};
+pub use report::{COUNTERS, Finding, Launch, Live, Report};
 
 /// File name of the driver.
 pub const LIBRARY: &str = "libwarpsmith_emulator_driver.so";

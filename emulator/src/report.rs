@@ -7,6 +7,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+/// Names of the counters. One that never moved may be absent from a launch; [`Launch::get`] gives 0 for it.
+pub const COUNTERS: [&str; 24] = [
+    "barriers",
+    "blocks",
+    "divergent_branches",
+    "f32_flops",
+    "f64_flops",
+    "global_atomic_requests",
+    "global_atomic_sectors",
+    "global_load_bytes",
+    "global_load_requests",
+    "global_load_sectors",
+    "global_store_bytes",
+    "global_store_requests",
+    "global_store_sectors",
+    "shared_atomic_requests",
+    "shared_ideal_wavefronts",
+    "shared_load_requests",
+    "shared_store_requests",
+    "shared_wavefronts",
+    "tensor_flops",
+    "thread_instructions",
+    "threads",
+    "unique_read_bytes",
+    "unique_write_bytes",
+    "warp_instructions",
+];
+
 /// Everything since the last reset.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -116,6 +144,13 @@ impl Report {
                 out.push(format!("kernel {kernel} has a budget and was never launched"));
             }
             for (counter, most) in limits {
+                // A name that does not exist would never be exceeded.
+                if !COUNTERS.contains(&&counter[..]) {
+                    let known = COUNTERS.join(", ");
+                    return Err(Error::new(format!(
+                        "budgets: kernel {kernel}: no counter `{counter}`; there are {known}"
+                    )));
+                }
                 let sum: u64 = launches.iter().map(|l| l.get(&counter)).sum();
                 if sum > most {
                     out.push(format!("kernel {kernel}: {counter} is {sum}, the budget is {most}"));

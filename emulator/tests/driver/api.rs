@@ -741,6 +741,72 @@ fn a_graph_of_two_streams() {
 }
 
 #[test]
+fn memory_that_a_graph_allocates() {
+    let t = Turn::new();
+    let (a, _) = two_streams(&t);
+    let f = t.kernel("vector_add");
+    let x = a.clone_htod(&[1f32; 64]).unwrap();
+    let y = a.alloc_zeros::<f32>(64).unwrap();
+    a.synchronize().unwrap();
+    let (px, py) = (on(&x, &a), on(&y, &a));
+    let add = |p: u64, q: u64, r: u64| {
+        let mut launch = a.launch_builder(&f);
+        launch.arg(&p).arg(&q).arg(&r).arg(&64i32);
+        // SAFETY: the arguments are those of the kernel.
+        unsafe { launch.launch(one_block(64)) }.unwrap();
+    };
+    let before = result::mem_get_info().unwrap().0;
+    // SAFETY: handles and sizes are right, unless the test says otherwise.
+    unsafe {
+        for (early, late) in [(false, false), (true, false), (false, true)] {
+            let (mut graph, mut exec) = (null_mut(), null_mut());
+            ok(sys::cuStreamBeginCapture_v2(a.cu_stream(), GLOBAL));
+            let z = result::malloc_async(a.cu_stream(), 256).unwrap();
+            if !early {
+                add(px, px, z); // z = 2
+            }
+            if late {
+                result::free_async(z, a.cu_stream()).unwrap();
+            }
+            add(z, py, py); // y += z
+            if !late {
+                result::free_async(z, a.cu_stream()).unwrap();
+            }
+            ok(sys::cuStreamEndCapture(a.cu_stream(), &mut graph));
+            ok(sys::cuGraphInstantiateWithFlags(&mut exec, graph, 0));
+            ok(sys::cuGraphLaunch(exec, a.cu_stream()));
+            ok(sys::cuGraphLaunch(exec, a.cu_stream()));
+            let _ = a.synchronize();
+            let report = warpsmith_emulator::report().unwrap();
+            match (early, late) {
+                (false, false) => {
+                    assert!(report.findings.is_empty(), "{}", report.table());
+                    assert_eq!(a.clone_dtoh(&y).unwrap(), [4f32; 64]);
+                }
+                (true, _) => {
+                    // Every run makes the memory anew: what the one before wrote is gone.
+                    assert_eq!(report.findings[0].kind, "uninitialised", "{}", report.table());
+                }
+                _ => assert_eq!(report.findings[0].kind, "stream-order", "{}", report.table()),
+            }
+            warpsmith_emulator::reset().unwrap();
+            ok(sys::cuGraphExecDestroy(exec));
+            ok(sys::cuGraphDestroy(graph));
+            assert_eq!(result::mem_get_info().unwrap().0, before, "the memory went with its graph");
+        }
+        // Memory from outside cannot be freed by a graph.
+        let mut graph = null_mut();
+        let p = result::malloc_sync(16).unwrap();
+        ok(sys::cuStreamBeginCapture_v2(a.cu_stream(), RELAXED));
+        let code = sys::cuMemFreeAsync(p, a.cu_stream());
+        refused(code, Code::CUDA_ERROR_INVALID_VALUE, "frees memory that it did not allocate");
+        assert_eq!(sys::cuStreamEndCapture(a.cu_stream(), &mut graph), Code::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+        ok(sys::cuMemsetD8_v2(p, 0, 16));
+        ok(sys::cuMemFree_v2(p));
+    }
+}
+
+#[test]
 fn host_functions_run_in_their_stream_and_may_not_call_the_driver() {
     use std::sync::Mutex;
     static SEEN: Mutex<Vec<String>> = Mutex::new(Vec::new());

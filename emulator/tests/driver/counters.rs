@@ -113,9 +113,10 @@ fn counters_worked_out_by_hand() {
     for (name, value) in want {
         assert_eq!(l.get(name), value, "{name}");
     }
-    for name in l.counters.keys() {
-        assert!(want.iter().any(|(n, _)| n == name), "{name} is not tested");
-    }
+    let mut names: Vec<&str> = want.iter().map(|(n, _)| *n).collect();
+    names.sort_unstable();
+    assert_eq!(names, warpsmith_emulator::COUNTERS, "a counter is not tested");
+    assert!(l.counters.keys().eq(warpsmith_emulator::COUNTERS));
     assert_eq!(l.classes.values().sum::<u64>(), l.get("warp_instructions"));
     assert_eq!((l.classes["tensor"], l.classes["load"], l.classes["store"]), (warps, 6 * warps, 2 * warps));
     // 8192 + 1024 bytes of shared memory: 17 blocks of two warps; 164 KiB / 9 KiB is 18.2, rounded down to 18.
@@ -211,6 +212,8 @@ fn kernels_keep_their_budgets_and_a_regression_does_not() {
         let over = budgeted(&t, &regressed).over_budget(&budgets).unwrap();
         assert!(over.iter().any(|o| o == words), "{}", over.join("\n"));
     }
+    let e = report.over_budget("{\"gemm_tf32\": {\"global_load_sector\": 3}}").unwrap_err().to_string();
+    assert!(e.contains("no counter `global_load_sector`; there are barriers, blocks"), "{e}");
     let e = report.over_budget("{\"gemm_tf32\": 3}").unwrap_err().to_string();
     assert!(e.contains("expected {\"kernel\": {\"counter\": most}}"), "{e}");
 }

@@ -449,7 +449,15 @@ impl State {
             }
             Work::Free(at) => {
                 self.freeing.remove(&at);
+                if self.graphs.values().chain(self.execs.values()).any(|g| g.memory.contains(&at)) {
+                    self.device.arena.close(at);
+                    return Ok(());
+                }
                 self.free(at, "cuMemFreeAsync")
+            }
+            Work::Close(at) => {
+                self.device.arena.close(at);
+                Ok(())
             }
             Work::Host(f, arg) => {
                 // SAFETY: the program gave a function of this type, which must not call the driver.
@@ -471,6 +479,15 @@ impl State {
             self.device.arena.locate(at + first)
         );
         self.findings.push(Finding { kind: Kind::Uninitialised, message, place: None, count: 1 });
+    }
+
+    /// A graph is gone: memory that no other graph hands out is free.
+    pub fn release(&mut self, graph: Graph) {
+        for at in graph.memory {
+            if !self.graphs.values().chain(self.execs.values()).any(|g| g.memory.contains(&at)) {
+                let _ = self.device.arena.free(at, "the end of its graph");
+            }
+        }
     }
 
     /// Frees device memory and says what is wrong with the address otherwise.

@@ -27,8 +27,14 @@ fn allocate(s: &mut State, out: &Out<u64>, bytes: usize) -> Result<u64, u32> {
 
 fn allocate_in(s: &mut State, out: &Out<u64>, bytes: usize, pool: u64, stream: u64) -> Outcome {
     let stream = s.stream(stream)?;
-    if s.queue.streams.get(&stream).is_some_and(|s| s.capture.is_some()) {
-        return s.fail(NOT_SUPPORTED, "stream-ordered allocation inside a capture is not supported by the emulator");
+    if let Some(capture) = s.queue.streams.get(&stream).and_then(|s| s.capture) {
+        // The address is the graph's for as long as it exists; every run makes the memory anew.
+        let at = allocate(s, out, bytes)?;
+        s.device.arena.close(at);
+        if let Some(g) = s.graphs.get_mut(&capture) {
+            g.memory.push(at);
+        }
+        return s.submit(stream, Work::Open(at));
     }
     let Some(p) = s.pools.get(&pool) else {
         return s.fail(INVALID_HANDLE, format!("{pool:#x} is not a memory pool"));
@@ -345,8 +351,12 @@ entry_points! { true;
         if p == 0 {
             return Ok(());
         }
-        if capturing(s, stream) {
-            return s.fail(NOT_SUPPORTED, "a free inside a capture is not supported by the emulator");
+        if let Some(c) = s.queue.streams.get(&stream).and_then(|s| s.capture) {
+            if s.graphs.get(&c).is_some_and(|g| g.memory.contains(&p)) {
+                return s.submit(stream, Work::Close(p));
+            }
+            s.invalidate(c);
+            return s.fail(INVALID_VALUE, "a capture frees memory that it did not allocate: free it outside");
         }
         if s.device.arena.find(p).is_none_or(|a| a.base != p) {
             return s.free(p, "cuMemFreeAsync");

@@ -71,8 +71,20 @@ entry_points! { false;
         Ok(())
     }
     cuEventDestroy_v2(event: u64) s { s.events.remove(&event).map(|_| ()).ok_or(INVALID_HANDLE) }
-    cuGraphDestroy(graph: u64) s { s.graphs.remove(&graph).map(|_| ()).ok_or(INVALID_HANDLE) }
-    cuGraphExecDestroy(exec: u64) s { s.execs.remove(&exec).map(|_| ()).ok_or(INVALID_HANDLE) }
+    cuGraphDestroy(graph: u64) s {
+        let g = s.graphs.remove(&graph).ok_or(INVALID_HANDLE)?;
+        s.release(g);
+        Ok(())
+    }
+    cuGraphExecDestroy(exec: u64) s {
+        // Runs that are queued need it.
+        if s.sticky.is_none() && !s.capturing() {
+            s.synchronise_all()?;
+        }
+        let g = s.execs.remove(&exec).ok_or(INVALID_HANDLE)?;
+        s.release(g);
+        Ok(())
+    }
 }
 
 entry_points! { true;
@@ -191,7 +203,9 @@ entry_points! { true;
             }
         }
         if g.invalid || unjoined {
-            s.graphs.remove(&handle);
+            if let Some(g) = s.graphs.remove(&handle) {
+                s.release(g);
+            }
             graph.set_if_wanted(0);
             if unjoined {
                 return s.fail(CAPTURE_UNJOINED, "a stream that joined the capture was not joined back by an event");
