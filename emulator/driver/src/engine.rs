@@ -187,12 +187,15 @@ impl Device {
             Some(a) if bytes <= a.base + a.bytes - at => {
                 self.arena.mark_used(at);
                 // The program's own pool may have closed parts of it.
+                if !a.open || !a.divided {
+                    return Ok(());
+                }
                 match self.arena.accessible(at, bytes) {
-                    Err(first) if a.open => {
+                    Err(first) => {
                         let what = if first == at { "the range starts" } else { "the range reaches a byte that lies" };
                         Err(format!("{bytes} bytes at {at:#x}: {what} {}", self.arena.describe(first)))
                     }
-                    _ => Ok(()),
+                    Ok(()) => Ok(()),
                 }
             }
             Some(a) => Err(format!(

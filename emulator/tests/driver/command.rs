@@ -15,6 +15,16 @@ fn child_program() {
     if what == "no cuda" {
         return;
     }
+    if what == "install" {
+        // Another driver may be loaded already.
+        if let Ok(path) = std::env::var("WARPSMITH_TEST_DRIVER") {
+            let path = std::ffi::CString::new(path).unwrap();
+            // SAFETY: the library has no initialisers.
+            assert!(!unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null());
+        }
+        println!("install: {:?}", warpsmith_emulator::install().map_err(|e| e.to_string()));
+        return;
+    }
     let context = CudaContext::new(0).unwrap();
     println!("on {}", context.name().unwrap());
     let stream = context.default_stream();
@@ -338,6 +348,35 @@ fn a_folder_on_the_loader_path() {
     assert!(out.status.success(), "{text}");
     assert!(text.contains("on NVIDIA H100 profile on the warpsmith emulator"), "{text}");
     assert!(text.contains("the program saw: out-of-bounds"), "{text}");
+}
+
+#[test]
+fn install_says_what_is_in_its_way() {
+    let child = |name: &str, value: &std::ffi::OsStr| {
+        let out = Command::new(std::env::current_exe().unwrap())
+            .args(["command::child_program", "--exact", "--nocapture"])
+            .env("WARPSMITH_TEST_CHILD", "install")
+            .env(name, value)
+            .output()
+            .unwrap();
+        text(&out)
+    };
+    let text = child("UNUSED", "".as_ref());
+    assert!(text.contains("install: Ok(())"), "{text}");
+    let text = child("WARPSMITH_EMULATOR_LIB", "no/such/driver.so".as_ref());
+    assert!(text.contains("WARPSMITH_EMULATOR_LIB=no/such/driver.so: no such file"), "{text}");
+    let folder = scratch("driver");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("driver.c"), "int cuInit(unsigned flags) { return 100; }\n").unwrap();
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "driver.c", "-o", "libcuda.so.1"]).current_dir(&folder);
+    if cc.status().is_ok_and(|s| s.success()) {
+        let text = child("WARPSMITH_TEST_DRIVER", folder.join("libcuda.so.1").as_os_str());
+        assert!(text.contains("a CUDA driver is loaded already: call install() before the first CUDA call"), "{text}");
+    } else {
+        eprintln!("SKIPPED: no C compiler (cc); install() beside another driver was not tried");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 /// cargo puts target/debug, target/release and their deps/ on the loader path of everything it runs: a libcuda.so there

@@ -290,6 +290,39 @@ fn memory_used_between_its_allocation_and_its_free_in_other_streams() {
     warpsmith_emulator::configure("seed", "0").unwrap();
 }
 
+/// A free that nothing orders after the use: some order of the streams shows it.
+#[test]
+fn a_free_that_races_with_a_use() {
+    let mut seen = Vec::new();
+    for seed in 1..12 {
+        let t = Turn::new();
+        warpsmith_emulator::configure("seed", &format!("{seed}")).unwrap();
+        // SAFETY: one test, its own order.
+        unsafe { t.context.disable_event_tracking() };
+        let (a, b) = (t.context.new_stream().unwrap(), t.context.new_stream().unwrap());
+        let y = b.alloc_zeros::<f32>(64).unwrap();
+        let f = t.kernel("vector_add");
+        // SAFETY: the emulator answers with errors.
+        unsafe {
+            let p = result::malloc_async(a.cu_stream(), 256).unwrap();
+            result::memset_d8_async(p, 0, 256, a.cu_stream()).unwrap();
+            b.join(&a).unwrap();
+            let n = 64i32;
+            let mut launch = b.launch_builder(&f);
+            launch.arg(&p).arg(&p).arg(&y).arg(&n);
+            launch.launch(one_block(64)).unwrap();
+            result::free_async(p, a.cu_stream()).unwrap();
+        }
+        let _ = t.context.synchronize();
+        seen.extend(kinds());
+        warpsmith_emulator::reset().unwrap();
+        drop(y);
+    }
+    warpsmith_emulator::configure("seed", "0").unwrap();
+    assert!(!seen.is_empty() && seen.len() < 11, "under some seeds: {seen:?}");
+    assert!(seen.iter().all(|(k, t)| k == "use-after-free" && t.contains("freed by cuMemFreeAsync")), "{seen:?}");
+}
+
 #[test]
 fn copies_in_streams_before_and_after_the_life_of_memory() {
     for early in [true, false] {

@@ -52,6 +52,8 @@ pub struct Allocation {
     pub sub: bool,
     /// Belongs to a module: no leak.
     pub module: bool,
+    /// Parts of it were handed out by a pool of the program: bytes outside them are closed.
+    pub divided: bool,
     /// Usable now; false between a stream-ordered allocation and its turn in the stream.
     pub open: bool,
 }
@@ -218,7 +220,10 @@ impl Arena {
         let base = self.base + at;
         let name = name.unwrap_or_else(|| format!("allocation {}", t.count));
         t.live_bytes += bytes;
-        t.live.insert(base, Allocation { base, bytes, name, freed: None, used: false, sub: false, module, open: true });
+        t.live.insert(
+            base,
+            Allocation { base, bytes, name, freed: None, used: false, sub: false, module, divided: false, open: true },
+        );
         self.fill_state(base, bytes, LIVE);
         Some(base)
     }
@@ -326,25 +331,37 @@ impl Arena {
         if let Some((_, other)) = t.subs.range(..base + bytes).next_back().filter(|(_, s)| s.base + s.bytes > base) {
             return Err(format!("sub-allocation of {bytes} bytes at {base:#x} overlaps {}", other.name));
         }
-        if t.subs.range(parent.base..parent.base + parent.bytes).next().is_none() {
+        if !parent.divided {
             // The first part closes the rest.
             self.fill_state(parent.base, parent.bytes, 0);
+            if let Some(a) = t.live.get_mut(&parent.base) {
+                a.divided = true;
+            }
         }
         t.count += 1;
         let name = format!("sub-allocation {} of {}", t.count, parent.name);
         t.subs.insert(
             base,
-            Allocation { base, bytes, name, freed: None, used: false, sub: true, module: false, open: true },
+            Allocation {
+                base,
+                bytes,
+                name,
+                freed: None,
+                used: false,
+                sub: true,
+                module: false,
+                divided: false,
+                open: true,
+            },
         );
         self.fill_state(base, bytes, LIVE);
         Ok(())
     }
 
-    /// Whether parts of the allocation at an address have been handed out.
+    /// Whether a pool of the program hands out parts of the allocation that holds an address.
     pub fn divided(&self, address: u64) -> bool {
         let t = self.table();
-        let parent = t.live.range(..=address).next_back().map(|(_, a)| a);
-        parent.is_some_and(|a| t.subs.range(a.base..a.base + a.bytes).next().is_some())
+        t.live.range(..=address).next_back().is_some_and(|(_, a)| a.divided)
     }
 
     /// Ends a sub-allocation: its bytes are closed again, unless the caller wants them kept open.
@@ -410,7 +427,7 @@ impl Arena {
 
     /// Whether every byte of a range may be accessed; the error is the first one that may not.
     pub fn accessible(&self, base: u64, bytes: u64) -> Result<(), u64> {
-        match self.states(base, bytes).iter().position(|s| s & LIVE == 0) {
+        match first_without(self.states(base, bytes), LIVE) {
             Some(i) => Err(base + i as u64),
             None => Ok(()),
         }
@@ -418,7 +435,7 @@ impl Arena {
 
     /// The first byte of a range, counted from its start, that nobody wrote.
     pub fn first_unwritten(&self, base: u64, bytes: u64) -> Option<u64> {
-        self.states(base, bytes).iter().position(|s| s & INIT == 0).map(|i| i as u64)
+        first_without(self.states(base, bytes), INIT).map(|i| i as u64)
     }
 
     /// States of a range that lies inside one allocation.
@@ -465,6 +482,13 @@ impl Arena {
     }
 }
 
+/// The first byte whose state lacks a bit. Whole pieces are looked at together: copies may be large.
+fn first_without(states: &[u8], bit: u8) -> Option<usize> {
+    let lacks = |piece: &[u8]| piece.iter().fold(u8::MAX, |all, s| all & s) & bit == 0;
+    let (n, piece) = states.chunks(4096).enumerate().find(|(_, piece)| lacks(piece))?;
+    Some(4096 * n + piece.iter().position(|s| s & bit == 0)?)
+}
+
 fn past_text(distance: u64, a: &Allocation) -> String {
     format!("{distance} bytes past the end of {} ({} bytes at {:#x})", a.name, a.bytes, a.base)
 }
@@ -508,6 +532,9 @@ mod tests {
         let p = a.alloc(4096, None, false).unwrap();
         a.sub_alloc(p, 256).unwrap();
         a.sub_alloc(p + 512, 256).unwrap();
+        assert_eq!((a.accessible(p, 256), a.accessible(p + 200, 100)), (Ok(()), Err(p + 256)));
+        a.mark_init(p, 100);
+        assert_eq!((a.first_unwritten(p, 100), a.first_unwritten(p + 10, 100)), (None, Some(90)));
         assert!(a.describe(p + 260).contains("4 bytes past the end of sub-allocation"), "{}", a.describe(p + 260));
         assert!(a.sub_alloc(p + 128, 16).unwrap_err().contains("overlaps"));
         assert!(a.sub_free(p, 255, false).unwrap_err().contains("has 256 bytes"));
