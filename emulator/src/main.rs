@@ -112,7 +112,10 @@ fn run(args: &[String]) -> Result<u8, Error> {
             return Err(Error::new(why));
         }
         let Ok(text) = std::fs::read_to_string(&report) else {
-            eprintln!("warpsmith-emulate: the program made no use of the CUDA driver API");
+            match status.signal() {
+                Some(n) => eprintln!("warpsmith-emulate: signal {n} ended the program before it could report"),
+                None => eprintln!("warpsmith-emulate: the program made no use of the CUDA driver API"),
+            }
             return Ok(code);
         };
         let parsed: Report =

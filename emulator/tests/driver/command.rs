@@ -41,6 +41,7 @@ fn child_program() {
             drop((x, stream));
             std::process::exit(3);
         }
+        "abort" => std::process::abort(),
         "streams" => streams(&context),
         "busy" => busy(&context, &stream),
         "for ever" => for_ever(&context, &stream),
@@ -187,6 +188,8 @@ fn exit_codes_and_findings() {
     assert!(text.contains("finding  leak: allocation 1 (256 bytes at 0x"), "{text}");
     let (code, text) = emulate("exit 3", &[]);
     assert_eq!(code, Some(3), "the program's own code goes before: {text}");
+    let (code, text) = emulate("abort", &[]);
+    assert!(code == Some(128 + 6) && text.contains("signal 6 ended the program before it could report"), "{text}");
     let (code, text) = emulate("no cuda", &[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("made no use of the CUDA driver API"), "{text}");
