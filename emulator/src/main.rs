@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use warpsmith_emulator::{Error, Report, library};
 
 const USAGE: &str = "usage: warpsmith-emulate [--profile sm_80|sm_90] [--checks all|memory|none] [--seed N] \
-                     [--threads N] [--limit SECONDS] [--resources FILE] [--report table|json=FILE] -- PROGRAM ARGS...\n\n\
+                     [--threads N] [--limit SECONDS] [--resources FILE] [--budget FILE] [--report table|json=FILE] -- PROGRAM ARGS...\n\n\
                      Runs a program of the CUDA driver API (cudarc, cust) on an emulated GPU, checks and counts what its \
                      kernels do.\n\
                      \x20 --profile    A100 (sm_80, the default) or H100 (sm_90)\n\
@@ -17,6 +17,7 @@ const USAGE: &str = "usage: warpsmith-emulate [--profile sm_80|sm_90] [--checks 
                      \x20 --threads    host threads; the default is one per core\n\
                      \x20 --limit      seconds after which a launch is given up; the default is never\n\
                      \x20 --resources  output of ptxas -v: registers for occupancy and launch limits\n\
+                     \x20 --budget     JSON of limits: {\"kernel\": {\"counter\": most}}\n\
                      \x20 --report     table on standard error (the default), or JSON into a file\n\n\
                      Exit status: that of the program; 1 if it ended well and there is a finding or a leak; 2 for a wrong \
                      command line or a program that cannot run here.";
@@ -24,11 +25,13 @@ const USAGE: &str = "usage: warpsmith-emulate [--profile sm_80|sm_90] [--checks 
 struct Options {
     env: Vec<(&'static str, String)>,
     json: Option<PathBuf>,
+    /// Text of the budgets.
+    budget: Option<String>,
     program: Vec<String>,
 }
 
 fn options(args: &[String]) -> Result<Options, Error> {
-    let mut o = Options { env: Vec::new(), json: None, program: Vec::new() };
+    let mut o = Options { env: Vec::new(), json: None, budget: None, program: Vec::new() };
     let mut i = 0;
     while i < args.len() {
         if args[i] == "--help" {
@@ -57,6 +60,10 @@ fn options(args: &[String]) -> Result<Options, Error> {
                     _ => "WARPSMITH_EMULATOR_LIMIT",
                 };
                 o.env.push((name, value.clone()));
+            }
+            "--budget" => {
+                let text = std::fs::read_to_string(value);
+                o.budget = Some(text.map_err(|e| Error::new(format!("--budget {value}: {e}")))?);
             }
             "--resources" => {
                 let file = std::path::absolute(value).map_err(|e| Error::new(format!("--resources {value}: {e}")))?;
@@ -132,7 +139,11 @@ fn run(args: &[String]) -> Result<u8, Error> {
         for l in parsed.leaks() {
             eprintln!("finding  {l}");
         }
-        let found = !parsed.findings.is_empty() || !parsed.leaks().is_empty();
+        let over = o.budget.as_ref().map_or(Ok(Vec::new()), |b| parsed.over_budget(b))?;
+        for sentence in &over {
+            eprintln!("finding  over-budget: {sentence}");
+        }
+        let found = !over.is_empty() || !parsed.findings.is_empty() || !parsed.leaks().is_empty();
         Ok(if code == 0 && found { 1 } else { code })
     })();
     // The program is over; a folder that cannot be removed is no reason to fail.

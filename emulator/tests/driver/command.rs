@@ -280,6 +280,17 @@ fn options() {
     let (code, text) = emulate("clean", &["--resources", &words.display().to_string()]);
     assert!(code != Some(0) && text.contains("this is not the output of ptxas -v"), "{text}");
     std::fs::remove_file(&words).unwrap();
+    // Budgets: a sentence per excess.
+    let budget = scratch("budget.json");
+    for (most, code) in [(512, 0), (511, 1)] {
+        std::fs::write(&budget, format!("{{\"vector_add\": {{\"global_load_bytes\": {most}}}}}")).unwrap();
+        let (got, text) = emulate("clean", &["--budget", &budget.display().to_string()]);
+        assert_eq!(got, Some(code), "{text}");
+        let said =
+            text.contains("finding  over-budget: kernel vector_add: global_load_bytes is 512, the budget is 511");
+        assert_eq!(said, code == 1, "{text}");
+    }
+    std::fs::remove_file(&budget).unwrap();
     // Wrong command lines.
     for (args, words) in [
         (&["--profile", "sm_30", "--", "true"][..], "expected sm_80 or sm_90"),
@@ -287,6 +298,7 @@ fn options() {
         (&["--seed", "x", "--", "true"], "expected a number"),
         (&["--report", "xml", "--", "true"], "expected table"),
         (&["--resources", "no/such/file", "--", "true"], "no such file"),
+        (&["--budget", "no/such/file", "--", "true"], "--budget no/such/file: "),
         (&["--wrong", "1", "--", "true"], "unknown option --wrong"),
         (&["--seed"], "--seed needs a value"),
         (&["--seed", "1"], "usage: warpsmith-emulate"),

@@ -196,6 +196,40 @@ fn bugs_inside_a_pool_of_the_program() {
     assert_eq!(copied(&t, b, a, 100), []);
 }
 
+/// Graphs keep using the parts that a pool handed out while they were captured.
+#[test]
+fn parts_that_a_graph_uses() {
+    let t = Turn::new();
+    // SAFETY: one stream only.
+    unsafe { t.context.disable_event_tracking() };
+    let stream = t.context.new_stream().unwrap();
+    let f = t.kernel("vector_add");
+    let mut pool = TestPool::new(1 << 14);
+    let (x, y) = (pool.alloc(256), pool.alloc(256));
+    // SAFETY: the sizes are those of the parts.
+    unsafe { result::memcpy_htod_sync(x, &[1f32; 64]).and_then(|()| result::memset_d8_sync(y, 0, 256)) }.unwrap();
+    t.context.synchronize().unwrap();
+    stream.begin_capture(sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
+    let z = pool.alloc(256);
+    for (p, q, r) in [(x, x, z), (z, y, y)] {
+        let mut launch = stream.launch_builder(&f);
+        launch.arg(&p).arg(&q).arg(&r).arg(&64i32);
+        // SAFETY: the arguments are those of the kernel.
+        unsafe { launch.launch(one_block(64)) }.unwrap();
+    }
+    warpsmith_emulator::sub_free(z, 256).unwrap();
+    let flags = sys::CUgraphInstantiate_flags_enum::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).unwrap().unwrap();
+    graph.launch().unwrap();
+    graph.launch().unwrap();
+    stream.synchronize().unwrap();
+    let mut back = [0f32; 64];
+    // SAFETY: the size is that of the part.
+    unsafe { result::memcpy_dtoh_sync(&mut back, y) }.unwrap();
+    assert_eq!(back, [4f32; 64]);
+    assert!(kinds().is_empty(), "{:?}", kinds());
+}
+
 #[test]
 fn copies_past_the_end_unused_memory_and_leaks() {
     let _t = Turn::new();
