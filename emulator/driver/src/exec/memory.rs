@@ -13,7 +13,9 @@ use crate::ptx::ast::{Space, Ty};
 pub const SHARED_WINDOW: u64 = 0x0400_0000_0000;
 /// Generic addresses of local memory start here.
 pub const LOCAL_WINDOW: u64 = 0x0401_0000_0000;
-/// Size of either window.
+/// Generic addresses of the parameter block start here.
+pub const PARAM_WINDOW: u64 = 0x0402_0000_0000;
+/// Size of a window.
 const WINDOW: u64 = 1 << 32;
 
 /// The state space of a generic address.
@@ -23,6 +25,8 @@ pub fn space_of(address: u64) -> Space {
         Space::Shared
     } else if address.wrapping_sub(LOCAL_WINDOW) < WINDOW {
         Space::Local
+    } else if address.wrapping_sub(PARAM_WINDOW) < WINDOW {
+        Space::Param
     } else {
         Space::Global
     }
@@ -140,7 +144,7 @@ pub fn request(
             let size = u64::from(cx.kernel.local_bytes);
             (View { base, size, ..warp.local.view() }, size)
         }
-        Space::Param => (cx.params.view(), 0),
+        Space::Param => (View { base: if generic { PARAM_WINDOW } else { 0 }, ..cx.params.view() }, 0),
         _ => (cx.global, 0),
     };
     let mut at = [0; LANES];
@@ -189,7 +193,7 @@ pub fn check(
     used: u32,
 ) -> Result<(), Stop> {
     let bytes = u64::from(r.bytes);
-    if r.dense {
+    if r.dense && r.space != Space::Param {
         let total = bytes * LANES as u64;
         let inside = r.at[0] < r.view.size && total <= r.view.size - r.at[0] && r.at[0] & (bytes - 1) == 0;
         let state = |at: u64| {
@@ -214,6 +218,12 @@ fn check_lanes(
     used: u32,
 ) -> Result<(), Stop> {
     let bytes = u64::from(r.bytes);
+    if r.space == Space::Param && intent != Intent::Read {
+        let lane = r.mask.trailing_zeros() as usize & 31;
+        let message = format!("{}: kernel parameters cannot be written", access_text(cx, r, lane, intent));
+        cx.report(block, warp, pc, lane, Kind::OutOfBounds, message);
+        return Err(Stop::Fault);
+    }
     let want = if intent.reads() { READY } else { LIVE };
     let care = want | PENDING;
     let all_used = used == u32::MAX;
@@ -609,6 +619,61 @@ pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
         mark_written(&r);
     }
     cx.progress = true;
+    Ok(())
+}
+
+/// Loads `bytes` bytes into every lane of one row: a part of a wider operation.
+pub fn load(
+    cx: &mut Cx,
+    block: &mut Block,
+    warp: &mut Warp,
+    space: Space,
+    addr: &[u64; LANES],
+    mask: u32,
+    pc: usize,
+    bytes: u32,
+    dst: Row,
+) -> Result<(), Stop> {
+    let mut left = mask;
+    while left != 0 {
+        let (r, rest) = request(cx, block, warp, space, addr, left, bytes);
+        left = rest;
+        check(cx, block, warp, pc, &r, Intent::Read, u32::MAX)?;
+        count(cx, pc, &r, false);
+        if cx.checks.races {
+            race::access(cx, block, warp, pc, &r, Intent::Read, false);
+        }
+        // SAFETY: `check` accepted the request.
+        unsafe { read_row(&mut warp.regs, &r, 0, bytes, false, dst) }
+    }
+    Ok(())
+}
+
+/// Stores `bytes` bytes of every lane of one row.
+pub fn store(
+    cx: &mut Cx,
+    block: &mut Block,
+    warp: &mut Warp,
+    space: Space,
+    addr: &[u64; LANES],
+    mask: u32,
+    pc: usize,
+    bytes: u32,
+    src: Row,
+) -> Result<(), Stop> {
+    let mut left = mask;
+    while left != 0 {
+        let (r, rest) = request(cx, block, warp, space, addr, left, bytes);
+        left = rest;
+        check(cx, block, warp, pc, &r, Intent::Write, u32::MAX)?;
+        count(cx, pc, &r, true);
+        if cx.checks.races {
+            race::access(cx, block, warp, pc, &r, Intent::Write, false);
+        }
+        // SAFETY: `check` accepted the request.
+        unsafe { write_row(&warp.regs, &r, 0, bytes, src) }
+        mark_written(&r);
+    }
     Ok(())
 }
 

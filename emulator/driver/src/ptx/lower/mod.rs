@@ -5,6 +5,7 @@ mod arith;
 mod control;
 mod convert;
 mod data;
+mod wmma;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -59,6 +60,7 @@ struct Scope {
     vars: HashMap<String, Location>,
     labels: HashMap<String, usize>,
     tables: HashMap<String, Vec<String>>,
+    prototypes: HashMap<String, Prototype>,
     /// Lookups stop here: a function sees nothing of its caller.
     wall: bool,
 }
@@ -98,6 +100,7 @@ struct Lower<'m> {
     bars: Vec<Bar>,
     mmas: Vec<Mma>,
     matrices: Vec<Matrix>,
+    wmmas: Vec<Wmma>,
     syscalls: Vec<Syscall>,
     tables: Vec<Vec<u32>>,
     /// State of the statement at hand.
@@ -227,6 +230,7 @@ pub fn lower(module: &Module, symbols: &Symbols, entry: &Function, level: Level)
         bars: Vec::new(),
         mmas: Vec::new(),
         matrices: Vec::new(),
+        wmmas: Vec::new(),
         syscalls: Vec::new(),
         tables: Vec::new(),
         line: entry.line,
@@ -291,6 +295,12 @@ impl<'m> Lower<'m> {
         }
         let (mut names, mut vars) = (BTreeSet::new(), Vec::new());
         collect(body, &mut names, &mut vars);
+        // Tables of function pointers may be reached from anywhere.
+        for init in self.module.vars.iter().flat_map(|v| &v.init) {
+            if let Init::Symbol(name, _) = init {
+                names.insert(name);
+            }
+        }
         // Functions reached through calls, until nothing new turns up.
         let mut done: BTreeSet<&str> = BTreeSet::new();
         loop {
@@ -337,10 +347,11 @@ impl<'m> Lower<'m> {
                     return Err(LoadError::new(*line, format!("label `{name}` is defined twice")));
                 }
             }
-            if let Stmt::Targets(name, list) = s
-                && let Some(scope) = self.scopes.last_mut()
-            {
-                scope.tables.insert(name.clone(), list.clone());
+            let Some(scope) = self.scopes.last_mut() else { continue };
+            match s {
+                Stmt::Targets(name, list) => drop(scope.tables.insert(name.clone(), list.clone())),
+                Stmt::Prototype(name, p) => drop(scope.prototypes.insert(name.clone(), p.clone())),
+                _ => {}
             }
         }
         for s in stmts {
@@ -365,7 +376,7 @@ impl<'m> Lower<'m> {
                         self.used_mask = u32::from_str_radix(digits, 16).unwrap_or(u32::MAX);
                     }
                 }
-                Stmt::Targets(..) => {}
+                Stmt::Targets(..) | Stmt::Prototype(..) => {}
                 Stmt::Inst(i) => {
                     self.line = i.line;
                     self.opcode_name(&i.opcode.join("."));
@@ -664,8 +675,8 @@ impl<'m> Lower<'m> {
                 if name == "WARP_SZ" {
                     return self.konst(32, wide);
                 }
-                if self.module.functions.iter().any(|f| f.name == *name) {
-                    return self.err(format!("the address of function `{name}`: indirect calls are not supported"));
+                if let Some(at) = self.module.function_address(name) {
+                    return self.konst(at, wide);
                 }
                 self.err(format!("`{name}` is not declared"))
             }
@@ -762,7 +773,7 @@ impl<'m> Lower<'m> {
                     targets.dedup();
                     Flow::Jump(targets, guarded)
                 }
-                Op::Exit | Op::Trap => Flow::Exit(guarded),
+                Op::Exit | Op::Trap | Op::BadCall { .. } => Flow::Exit(guarded),
                 _ => Flow::Next,
             });
         }
@@ -830,7 +841,14 @@ impl<'m> Lower<'m> {
             bars: self.bars,
             mmas: self.mmas,
             matrices: self.matrices,
+            wmmas: self.wmmas,
             syscalls: self.syscalls,
+            constants: self
+                .symbols
+                .values()
+                .filter(|v| v.space == Space::Const)
+                .map(|v| (v.at, v.at + v.bytes))
+                .collect(),
             tables: self.tables,
         })
     }
@@ -842,11 +860,12 @@ impl<'m> Lower<'m> {
             | "rem" | "abs" | "neg" | "min" | "max" | "popc" | "clz" | "bfind" | "brev" | "bfe" | "bfi" | "fns"
             | "bmsk" | "szext" | "dp4a" | "dp2a" | "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2"
             | "tanh" | "testp" | "copysign" | "and" | "or" | "xor" | "not" | "cnot" | "lop3" | "shl" | "shr"
-            | "shf" | "prmt" | "setp" | "set" | "selp" | "slct" => self.arith(f),
+            | "shf" | "prmt" | "vabsdiff2" | "vabsdiff4" | "setp" | "set" | "selp" | "slct" => self.arith(f),
             "cvt" => self.cvt(f),
             "mov" | "ld" | "ldu" | "st" | "cvta" | "isspacep" | "prefetch" | "prefetchu" | "discard"
             | "applypriority" | "createpolicy" | "cp" | "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "atom"
             | "red" => self.data(f),
+            "wmma" => self.wmma(f),
             "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "bar" | "barrier" | "membar" | "fence"
             | "vote" | "match" | "activemask" | "redux" | "shfl" | "nanosleep" | "pmevent" => self.control(f),
             _ => Err(f.unknown("the emulator does not know this instruction")),
