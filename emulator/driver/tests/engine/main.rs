@@ -1,6 +1,8 @@
 //! The engine without a driver around it: kernels with known answers, planted bugs, probes of single instructions.
 
 mod bugs;
+mod exact;
+mod forms;
 mod known;
 mod parser;
 mod probes;

@@ -531,6 +531,9 @@ impl Lower<'_> {
             Operand::Sink => (NONE, NONE),
             o => return self.err(format!("operand {o:?} where a predicate is expected")),
         };
+        if q != NONE && matches!(ty, Ty::F16 | Ty::Bf16) {
+            return Err(f.unknown("a comparison of halves writes one predicate"));
+        }
         if packed {
             // `p|q` are the results of the low and the high halves.
             let spec = self.spec(Spec { ftz, ..Spec::new(Kind::Compare(rel), half) });

@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::LoadError;
 use super::ast::*;
 use super::cfg::{Flow, meeting_points};
+use super::forms;
 use crate::exec::alu::{Alu, Cmp, Level};
 use crate::exec::op::Inst as Decoded;
 use crate::exec::op::*;
@@ -81,6 +82,8 @@ struct Lower<'m> {
     opcodes: Vec<u32>,
     opcode_names: Vec<String>,
     opcode_index: HashMap<String, u32>,
+    /// Opcodes that were found in the list of forms.
+    permitted: BTreeSet<u32>,
     consts: HashMap<(u64, bool), Row>,
     specials: HashMap<Special, Row>,
     words: u32,
@@ -210,6 +213,7 @@ pub fn lower(module: &Module, symbols: &Symbols, entry: &Function, level: Level)
         opcodes: Vec::new(),
         opcode_names: Vec::new(),
         opcode_index: HashMap::new(),
+        permitted: BTreeSet::new(),
         consts: HashMap::new(),
         specials: HashMap::new(),
         words: 0,
@@ -391,11 +395,33 @@ impl<'m> Lower<'m> {
                         }
                     };
                     self.instruction(i)?;
+                    self.permit(i)?;
                     self.used_mask = u32::MAX;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Only what the list of forms names is accepted, and only for the targets that have it.
+    fn permit(&mut self, i: &Source) -> Res<()> {
+        if self.permitted.contains(&self.opcode) {
+            return Ok(());
+        }
+        let form = forms::form(&i.opcode);
+        let name = i.opcode.join(".");
+        let target = self.module.target.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let have = target.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap_or(80);
+        match forms::target(&form) {
+            None => self.err(format!("`{name}` is not supported: it is not in the emulator's list of forms")),
+            Some(need) if have < need => {
+                self.err(format!("`{name}` is not supported: it needs .target sm_{need}, the module has sm_{have}"))
+            }
+            _ => {
+                self.permitted.insert(self.opcode);
+                Ok(())
+            }
+        }
     }
 
     fn opcode_name(&mut self, name: &str) {
