@@ -678,7 +678,7 @@ pub fn store(
 }
 
 /// One lane of `atom` or `red`: the new value.
-fn rmw(op: Rmw, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
+fn rmw(op: Rmw, ty: Ty, ftz: bool, old: u64, b: u64, c: u64) -> u64 {
     let bits = 8 * ty.bytes();
     let cut = |v: u64| if bits == 64 { v } else { v & ((1 << bits) - 1) };
     let extend = |v: u64| (v << (64 - bits)) as i64 >> (64 - bits);
@@ -689,7 +689,7 @@ fn rmw(op: Rmw, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
             Rmw::Max => LaneKind::Max,
             _ => return if op == Rmw::Cas && old != cut(b) { old } else { cut(if op == Rmw::Cas { c } else { b }) },
         };
-        return Spec::new(kind, ty).eval(old, b, 0);
+        return Spec { ftz, ..Spec::new(kind, ty) }.eval(old, b, 0);
     }
     let b = cut(b);
     cut(match op {
@@ -739,6 +739,8 @@ pub fn atom(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Atomic, pc: usi
             race::access(cx, block, warp, pc, &r, Intent::Atomic, true);
             race::synchronise(cx, block, warp, &r, a.release);
         }
+        // Atomic f32 sums flush subnormals in global memory and keep them in shared memory.
+        let ftz = a.ty == Ty::F32 && r.space == Space::Global;
         for lane in lanes(r.mask) {
             // SAFETY: `check` found the bytes inside the view. Kernels with atomics on global memory run their blocks
             // on one thread, so nothing else touches them now.
@@ -751,7 +753,7 @@ pub fn atom(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Atomic, pc: usi
                 };
                 let b = warp.regs.lane(a.b, lane);
                 let c = if a.c.at == NONE { 0 } else { warp.regs.lane(a.c, lane) };
-                let new = rmw(a.rmw, a.ty, old, b, c);
+                let new = rmw(a.rmw, a.ty, ftz, old, b, c);
                 if new != old {
                     cx.progress = true;
                 }

@@ -25,7 +25,7 @@ use Want::{Bits, Near, Open};
 
 const MODES: [(&str, Mode); 4] = [("rn", Mode::Near), ("rz", Mode::Zero), ("rm", Mode::Down), ("rp", Mode::Up)];
 
-fn bits(ty: &str) -> u32 {
+pub fn bits(ty: &str) -> u32 {
     match ty {
         "pred" => 1,
         "f16x2" | "bf16x2" => 32,
@@ -69,7 +69,7 @@ fn limits(ty: &str) -> (i128, i128) {
 }
 
 /// Operands worth trying.
-fn edges(ty: &str, position: usize) -> Vec<u64> {
+pub fn edges(ty: &str, position: usize) -> Vec<u64> {
     let wide = |v: &[f64], f: Format| -> Vec<u64> {
         v.iter()
             .map(|&x| {

@@ -4,6 +4,8 @@ mod bugs;
 mod exact;
 mod forms;
 mod known;
+mod lanes;
+mod moves;
 mod parser;
 mod probes;
 mod rig;
