@@ -218,6 +218,7 @@ impl Device {
             threads,
             resident: settings.resident,
             sms: settings.sms,
+            workspace: 0,
         };
         grid::launch(kernel, &self.arena, launch, &options)
     }

@@ -48,6 +48,8 @@ pub struct Options {
     pub resident: usize,
     /// Number of multiprocessors, for `%nsmid`.
     pub sms: u32,
+    /// Where the barrier of a cooperative launch lies; `launch` sets it.
+    pub workspace: u64,
 }
 
 /// What a launch did.
@@ -101,6 +103,19 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
     } else {
         options.threads.clamp(1, usize::try_from(blocks).unwrap_or(usize::MAX))
     };
+    // Cooperative groups synchronise a grid through a counter that the driver provides: its size, then the counter.
+    let mut options = *options;
+    if spec.cooperative && kernel.specials.iter().any(|s| matches!(s.0, Special::EnvReg(1 | 2))) {
+        let at = arena.alloc(8, Some("the barrier of a cooperative launch".to_string()), true).unwrap_or(0);
+        if at != 0 {
+            let view = arena.view();
+            // SAFETY: the eight bytes were just allocated, and they are aligned.
+            unsafe { view.data.add((at - view.base) as usize).cast::<[u32; 2]>().write([8, 0]) }
+            arena.mark_init(at, 8);
+        }
+        options.workspace = at;
+    }
+    let options = &options;
     let next = AtomicU64::new(0);
     let failed = AtomicU64::new(u64::MAX);
     let total = Mutex::new((Outcome::default(), BTreeMap::new()));
@@ -125,6 +140,10 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
                 s.spawn(work);
             }
         });
+    }
+    if options.workspace != 0 {
+        // The address came from `alloc`, so freeing it cannot fail.
+        let _ = arena.free(options.workspace, "the end of the launch");
     }
     let (mut out, findings): (Outcome, Noted) = total.into_inner().unwrap_or_else(|e| e.into_inner());
     let failed = failed.load(Ordering::Relaxed);
@@ -388,7 +407,9 @@ fn static_special(s: Special, spec: &Launch, options: &Options, kernel: &Kernel,
         Special::LaneMaskGt => (u32::MAX << lane) & !(1 << lane),
         Special::DynamicSmem => spec.dynamic_shared,
         Special::TotalSmem => kernel.shared_bytes + spec.dynamic_shared,
-        Special::Ctaid(_) | Special::SmId | Special::Zero => 0,
+        Special::EnvReg(1) => (options.workspace >> 32) as u32,
+        Special::EnvReg(2) => options.workspace as u32,
+        Special::Ctaid(_) | Special::SmId | Special::EnvReg(_) => 0,
     };
     u64::from(v)
 }

@@ -595,6 +595,43 @@ pub fn ld(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
     Ok(())
 }
 
+/// Lanes of one store that write different values to one address: which of them stays is open. The same value from
+/// several lanes is harmless and common. Lanes of a store have one size and natural alignment, so that they meet at equal
+/// addresses or not at all.
+#[inline(never)]
+fn clash(cx: &mut Cx, block: &Block, warp: &Warp, a: &Access, pc: usize, r: &Request) {
+    if !matches!(r.space, Space::Global | Space::Shared) {
+        return;
+    }
+    // A table of lanes by address; twice as many places as lanes keep the search short.
+    let mut table = [u8::MAX; 2 * LANES];
+    for lane in lanes(r.mask) {
+        let mut i = (r.at[lane] / u64::from(r.bytes)) as usize % table.len();
+        while table[i] != u8::MAX && r.at[table[i] as usize] != r.at[lane] {
+            i = (i + 1) % table.len();
+        }
+        if table[i] == u8::MAX {
+            table[i] = lane as u8;
+            continue;
+        }
+        let other = table[i] as usize;
+        let cut = if a.elem == 8 { u64::MAX } else { (1 << (8 * a.elem)) - 1 };
+        if a.regs.iter().any(|&s| (warp.regs.lane(s, lane) ^ warp.regs.lane(s, other)) & cut != 0) {
+            let (kind, space) = match r.space {
+                Space::Shared => (Kind::SharedRace, "shared"),
+                _ => (Kind::GlobalRace, "global"),
+            };
+            let address = r.at[lane].wrapping_add(r.view.base);
+            let message = format!(
+                "write after write at {space} address {address:#x}: lane {other} writes another value in the same \
+                 instruction, and which of them stays is open"
+            );
+            cx.report(block, warp, pc, lane, kind, message);
+            return;
+        }
+    }
+}
+
 /// A store.
 #[inline(always)]
 pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize, mask: u32) -> Result<(), Stop> {
@@ -610,6 +647,8 @@ pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
             race::access(cx, block, warp, pc, &r, Intent::Write, a.strong);
             if a.strong {
                 race::synchronise(cx, block, warp, &r, a.release);
+            } else if !r.dense {
+                clash(cx, block, warp, a, pc, &r);
             }
         }
         for (e, &src) in a.regs.iter().enumerate() {
@@ -736,7 +775,10 @@ pub fn atom(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Atomic, pc: usi
         check(cx, block, warp, pc, &r, Intent::Atomic, u32::MAX)?;
         count(cx, pc, &r, true);
         if cx.checks.races {
-            race::access(cx, block, warp, pc, &r, Intent::Atomic, true);
+            // A compare-and-swap counts as a read: the loops around it start from a plain read (as in the programming
+            // guide), which the swap itself validates. Plain writes still conflict with it.
+            let intent = if a.rmw == Rmw::Cas { Intent::Read } else { Intent::Atomic };
+            race::access(cx, block, warp, pc, &r, intent, true);
             race::synchronise(cx, block, warp, &r, a.release);
         }
         // Atomic f32 sums flush subnormals in global memory and keep them in shared memory.

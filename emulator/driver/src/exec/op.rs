@@ -450,7 +450,8 @@ pub enum Special {
     LaneMaskGt,
     DynamicSmem,
     TotalSmem,
-    Zero,
+    /// `%envreg`: 1 and 2 hold the address of what a cooperative launch needs for its barrier.
+    EnvReg(u8),
 }
 
 /// Where an operation came from.

@@ -207,17 +207,17 @@ pub fn carry(warp: &mut Warp, [d, a, b]: [Row; 3], subtract: bool, carry_in: boo
         let bits = if d.wide { 64 } else { 32 };
         let modulus = 1u128 << bits;
         let c = u128::from(carry_in && warp.carry >> lane & 1 != 0);
-        // The carry of a subtraction is its borrow.
-        let (v, out) = if subtract {
-            let need = u128::from(y) + c;
-            (u128::from(x).wrapping_add(modulus).wrapping_sub(need), u128::from(x) < need)
-        } else {
-            let sum = u128::from(x) + u128::from(y) + c;
-            (sum, sum >= modulus)
+        // A subtraction adds the complement, and its carry is the absence of a borrow. The ISA only says that the flag
+        // passes the borrow on; the 128-bit division of nvcc reads it with `addc` and takes 1 for "not negative".
+        let (y, c) = match (subtract, carry_in) {
+            (false, _) => (u128::from(y), c),
+            (true, false) => (modulus - 1 - u128::from(y), 1),
+            (true, true) => (modulus - 1 - u128::from(y), c),
         };
-        warp.regs.set_lane(d, lane, (v & (modulus - 1)) as u64);
+        let sum = u128::from(x) + y + c;
+        warp.regs.set_lane(d, lane, (sum & (modulus - 1)) as u64);
         if carry_out {
-            warp.carry = (warp.carry & !(1 << lane)) | u32::from(out) << lane;
+            warp.carry = (warp.carry & !(1 << lane)) | u32::from(sum >= modulus) << lane;
         }
     }
 }

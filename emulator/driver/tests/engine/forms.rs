@@ -331,8 +331,9 @@ fn integer(parts: &[&str], ty: &str, t: &[String], v: &[u64]) -> [Want; 2] {
             [Bits(cut(ty, sum)), Bits(if has("cc") { (sum >> n) as u64 } else { 0 })]
         }
         "sub" | "subc" if has("cc") || parts[0] == "subc" => {
-            let d = plain(v[0]) - plain(v[1]) - if parts[0] == "subc" { carry } else { 0 };
-            [Bits(cut(ty, d)), Bits(u64::from(has("cc") && d < 0))]
+            // The flag is the carry of adding the complement: set where nothing is borrowed.
+            let d = plain(v[0]) - plain(v[1]) - if parts[0] == "subc" { 1 - carry } else { 0 };
+            [Bits(cut(ty, d)), Bits(u64::from(has("cc") && d >= 0))]
         }
         "mad" | "madc" if has("cc") || parts[0] == "madc" => {
             let p = a.wrapping_mul(b);
@@ -806,15 +807,10 @@ fn kernel(name: &str, form: &str, s: &Signature) -> String {
     let target = if second { format!("{dst}|%p6") } else { dst.clone() };
     let _ = writeln!(text, "{form} {target}, {}{};", sources.join(", "), s.extra);
     if parts.contains(&"cc") {
-        let sub = parts[0].starts_with("sub");
-        let (r, op) = (register(&ty, 6), if sub { "subc" } else { "addc" });
-        let _ = writeln!(text, "{op}.u{} {r}, 0, 0;", bits(&ty));
-        // A borrow is read as 0 - 0 - 1.
-        let _ = if bits(&ty) == 64 {
-            writeln!(text, "and.b64 %a6, {r}, 1;")
-        } else {
-            writeln!(text, "and.b32 {r}, {r}, 1; cvt.u64.u32 %a6, {r};")
-        };
+        let r = register(&ty, 6);
+        let _ = writeln!(text, "addc.u{} {r}, 0, 0;", bits(&ty));
+        let _ =
+            if bits(&ty) == 64 { writeln!(text, "mov.u64 %a6, {r};") } else { writeln!(text, "cvt.u64.u32 %a6, {r};") };
     }
     if second {
         text.push_str("selp.u64 %a6, 1, 0, %p6;\n");

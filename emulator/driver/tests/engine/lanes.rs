@@ -8,6 +8,7 @@ use warpsmith_emulator_driver::ptx::forms;
 
 use crate::forms::others;
 use crate::moves::{self, Probes};
+use crate::rig::{assert_clean, assert_finding};
 
 /// Element types of matrices: bytes, from an integer, to an integer (values are small integers, exact everywhere).
 fn encode(ty: &str, v: i64) -> u64 {
@@ -631,7 +632,7 @@ fn barriers(p: &mut Probes) {
         let wait = if arrive.starts_with("barrier") { "barrier.sync" } else { "bar.sync" };
         let body = format!(
             ".shared .align 8 .b8 s[512]; mov.u64 %q5, s; add.u64 %q6, %q5, %t8; setp.lt.u32 %p1, %me, 32; @!%p1 bra WAIT;\n\
-             st.shared.u64 [%q6], %q2; {arrive} 5, 64; bra.uni DONE;\nWAIT: {wait} 5, 64; ld.shared.u64 %q3, [%q6-256];\nDONE:"
+             st.shared.u64 [%q6], %q2; {arrive} 5, 64; bra.uni DONE;\nWAIT: {wait} 5, 64; ld.shared.u64 %q3, [%q6+-256];\nDONE:"
         );
         by_lane(p, &body, &v, |l| if l < 32 { 0 } else { v[l - 32] });
     }
@@ -731,4 +732,35 @@ fn every_other_form_has_a_probe_and_passes_it() {
     assert!(p.refused.is_empty(), "{} refused:\n{}", p.refused.len(), p.refused.join("\n"));
     let missing: Vec<&str> = others().into_iter().map(|f| f.0).filter(|f| !p.executed.contains(*f)).collect();
     assert!(missing.is_empty(), "{} forms have no probe: {}", missing.len(), missing.join("\n"));
+}
+
+/// Lanes of one store at one address: different values are reported, equal ones are not, nor is a single writer.
+#[test]
+fn lanes_of_one_store_that_disagree_are_reported() {
+    let mut p = Probes::default();
+    for (space, kind) in [("shared", Kind::SharedRace), ("global", Kind::GlobalRace)] {
+        let body = |address: &str, value: &str, guard: &str| {
+            let target = if space == "shared" { "mov.u64 %q1, s;" } else { "mov.u64 %q1, %out;" };
+            format!(
+                ".shared .align 8 .u64 s[32]; {target} setp.eq.u32 %p1, %me, 9; and.b32 %r1, %me, 3;\n\
+                 mad.wide.u32 %q2, {address}, 8, %q1; mov.u32 %r2, {value}; {guard} st.{space}.u32 [%q2], %r2;"
+            )
+        };
+        let (_, out, _) = p.try_run("", &body("%r1", "%me", ""), 32, &[0], 32);
+        assert_finding(
+            &out,
+            kind,
+            &["lane 4 (", "lane 0 writes another value in the same instruction", "write after write", "st.", space],
+        );
+        for (address, value, guard) in [("%r1", "%r1", ""), ("%me", "%me", ""), ("%r1", "%me", "@%p1")] {
+            let (_, out, _) = p.try_run("", &body(address, value, guard), 32, &[0], 32);
+            assert_clean(&format!("{space} {address} {value}"), &out);
+        }
+        // Only the bytes that are written count.
+        let narrow = body("%r1", "%me", "")
+            .replace("mov.u32 %r2, %me;", "shl.b32 %r2, %me, 8;")
+            .replace("u32 [%q2]", "u8 [%q2]");
+        let (_, out, _) = p.try_run("", &narrow, 32, &[0], 32);
+        assert_clean("bytes", &out);
+    }
 }

@@ -3,6 +3,7 @@
 mod bugs;
 mod exact;
 mod forms;
+mod inventory;
 mod known;
 mod lanes;
 mod moves;

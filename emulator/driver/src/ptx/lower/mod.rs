@@ -621,7 +621,11 @@ impl<'m> Lower<'m> {
             ("lanemask_gt", None) => Special::LaneMaskGt,
             ("dynamic_smem_size", None) => Special::DynamicSmem,
             ("total_smem_size", None) => Special::TotalSmem,
-            _ if head.starts_with("envreg") && axis.is_none() => Special::Zero,
+            _ if axis.is_none()
+                && let Some(n) = head.strip_prefix("envreg").and_then(|n| n.parse().ok()).filter(|&n| n < 32) =>
+            {
+                Special::EnvReg(n)
+            }
             ("clock", None) | ("globaltimer_lo", None) | ("clock64", None) | ("globaltimer", None) => {
                 let wide = matches!(head, "clock64" | "globaltimer");
                 let d = self.row(wide)?;
