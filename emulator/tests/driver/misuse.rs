@@ -188,7 +188,7 @@ fn committed_ptx_is_what_nvcc_makes_of_the_sources() {
         eprintln!("SKIPPED: nvcc 13.0.88 was not found (NVCC or PATH); the committed PTX was not compared");
         return;
     }
-    for name in ["basic", "tensor", "bugs", "inventory"] {
+    for name in ["basic", "tensor", "bugs", "inventory", "patterns"] {
         let out = std::env::temp_dir().join(format!("warpsmith-{name}-{}.ptx", std::process::id()));
         let made = Command::new(&nvcc)
             .args(["-ptx", "-arch=compute_80", &format!("{name}.cu"), "-o"])

@@ -380,6 +380,7 @@ fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
             barriers: vec![Barrier::default(); 16],
             threads,
             exited: 0,
+            exit_clock: [0; 32],
             wake: Vec::new(),
         },
         warps,
@@ -422,6 +423,7 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
     block.number = number as u32;
     block.index = index;
     block.exited = 0;
+    block.exit_clock = [0; 32];
     block.published.clear();
     block.seen = Arc::default();
     block.barriers.fill(Barrier::default());
@@ -565,9 +567,11 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
     cx.fine = false;
 }
 
-/// Lanes that wait for spinning ones of their warp may hold what those need: lets the waiting ones of one warp go on.
+/// Lanes that wait at a meeting point may hold what the others of their warp need, be it that those spin or that they
+/// stand at a `.sync` operation whose mask names the waiting ones: lets the waiting ones of one warp go on.
 fn release(slot: &mut Slot) -> bool {
-    slot.warps.iter_mut().filter(|w| w.spinning).any(|w| {
+    let blocked = |w: &Warp| w.spinning || w.groups.iter().any(|g| matches!(g.state, State::Sync(_)));
+    slot.warps.iter_mut().filter(|w| blocked(w)).any(|w| {
         let released = w.release_waiters();
         w.spinning &= !released;
         released

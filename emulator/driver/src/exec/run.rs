@@ -152,6 +152,8 @@ pub struct Barrier {
     pub trues: u32,
     /// Joined clocks of those who arrived.
     pub clock: Clock,
+    /// Joined clocks of their last fences.
+    pub released: Clock,
 }
 
 /// One running block.
@@ -174,6 +176,8 @@ pub struct Block {
     pub threads: u32,
     /// Threads that have exited.
     pub exited: u32,
+    /// Joined clocks of those: an exit counts as an arrival at the barriers of the whole block.
+    pub exit_clock: Clock,
     /// Barriers that completed: the scheduler wakes their groups.
     pub wake: Vec<Barrier>,
 }
@@ -676,6 +680,8 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
             Op::Exit => {
                 warp.exit(m);
                 block.exited += m.count_ones();
+                race::join(&mut block.exit_clock, &warp.clock);
+                race::tick(warp);
                 cx.progress = true;
                 mask &= !m;
                 warp.groups[group].mask = mask;

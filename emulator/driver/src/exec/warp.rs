@@ -131,6 +131,9 @@ pub fn bar(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize, pc: us
     barrier.warps |= 1 << warp.id;
     barrier.trues += trues;
     race::join(&mut barrier.clock, &warp.clock);
+    if let Some(fenced) = &warp.released {
+        race::join(&mut barrier.released, fenced);
+    }
     race::tick(warp);
     if !b.arrive {
         barrier.waiting.push((warp.id, group as u32));
@@ -160,7 +163,10 @@ fn complete(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, id: usize) -
         );
         cx.report(block, warp, pc, 0, Kind::DivergentBarrier, message);
     }
-    let barrier = std::mem::take(&mut block.barriers[id]);
+    let mut barrier = std::mem::take(&mut block.barriers[id]);
+    if barrier.expected == 0 {
+        race::join(&mut barrier.clock, &block.exit_clock);
+    }
     cx.progress = true;
     block.wake.push(barrier);
     true
@@ -186,6 +192,10 @@ pub fn wake(cx: &mut Cx, warps: &mut [Warp], barrier: &Barrier) {
         group.state = State::Ready;
         let (mask, pc) = (group.mask, group.pc as usize - 1);
         race::join(&mut warp.clock, &barrier.clock);
+        // What all threads wrote before their own fences may be published by one of them behind the barrier.
+        if barrier.released != [0; 32] {
+            race::join(warp.released.get_or_insert([0; 32]), &barrier.released);
+        }
         let Op::Bar(i) = cx.kernel.code[pc].op else { continue };
         match cx.kernel.bars[i as usize].red {
             Some((Rmw::Popc, _, d)) => {

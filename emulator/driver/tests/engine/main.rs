@@ -8,6 +8,7 @@ mod known;
 mod lanes;
 mod moves;
 mod parser;
+mod patterns;
 mod probes;
 mod rig;
 mod tensor;
