@@ -134,8 +134,9 @@ impl Device {
                     Init::Number(Number::F32(n)) => u64::from(*n),
                     Init::Number(Number::F64(n)) if v.ty == Ty::F32 => u64::from((f64::from_bits(*n) as f32).to_bits()),
                     Init::Number(Number::F64(n)) => *n,
-                    Init::Symbol(name, offset) => match symbols.get(name) {
-                        Some(s) if size == 8 => s.at.wrapping_add(*offset as u64),
+                    Init::Symbol(name, offset) => match (symbols.get(name), tree.function_address(name)) {
+                        (Some(s), _) if size == 8 => s.at.wrapping_add(*offset as u64),
+                        (None, Some(at)) if size == 8 && *offset == 0 => at,
                         _ => {
                             let text = format!("`{name}` cannot be the initial value of `{}`", v.name);
                             return Err(LoadError::new(v.line, text));
@@ -230,10 +231,14 @@ impl Device {
             threads,
             resident: settings.resident,
             sms: settings.sms,
+<<<<<<< HEAD
             deadline: match settings.limit {
                 0 => None,
                 seconds => Some((Instant::now() + Duration::from_secs(seconds), seconds)),
             },
+=======
+            workspace: 0,
+>>>>>>> emu-foreign
         };
         grid::launch(kernel, &self.arena, launch, &options)
     }

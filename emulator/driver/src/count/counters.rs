@@ -40,14 +40,16 @@ pub struct Report {
 fn class(op: &Op, opcode: &str) -> &'static str {
     match op {
         Op::Mma(_) => "tensor",
-        Op::LdMatrix(_) | Op::StMatrix(_) | Op::MovMatrix { .. } => "matrix move",
+        Op::LdMatrix(_) | Op::StMatrix(_) | Op::Wmma(_) | Op::MovMatrix { .. } => "matrix move",
         Op::Ld(_) | Op::LdParam { .. } => "load",
         Op::St(_) => "store",
         Op::Atom(_) => "atomic",
         Op::CpAsync(_) | Op::CpCommit | Op::CpWait(_) => "async copy",
         Op::Shfl { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Redux { .. } | Op::ActiveMask { .. } => "warp",
         Op::Bar(_) | Op::WarpSync { .. } | Op::Fence { .. } => "barrier",
-        Op::Bra { .. } | Op::Brx { .. } | Op::Exit | Op::Trap | Op::Syscall(_) | Op::Yield => "control",
+        Op::Bra { .. } | Op::Brx { .. } | Op::Exit | Op::Trap | Op::BadCall { .. } | Op::Syscall(_) | Op::Yield => {
+            "control"
+        }
         Op::Setp { .. } | Op::SetpLane { .. } | Op::Set { .. } | Op::Selp { .. } | Op::Logic { .. } => "compare",
         _ => {
             let base = opcode.split('.').next().unwrap_or("");
@@ -132,7 +134,13 @@ impl Report {
                     shared(&mut add, s, true);
                 }
                 Op::StMatrix(_) => shared(&mut add, s, true),
-                Op::Ld(_) | Op::LdMatrix(_) => {
+                Op::Wmma(i) if !kernel.wmmas[*i as usize].load => {
+                    add("global_store_requests", s.requests);
+                    add("global_store_sectors", s.sectors);
+                    add("global_store_bytes", s.bytes);
+                    shared(&mut add, s, true);
+                }
+                Op::Ld(_) | Op::LdMatrix(_) | Op::Wmma(_) => {
                     add("global_load_requests", s.requests);
                     add("global_load_sectors", s.sectors);
                     add("global_load_bytes", s.bytes);

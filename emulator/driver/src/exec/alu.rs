@@ -324,6 +324,11 @@ table! {
     Dp2aHiSU = U32(a: U32 = 1, b: U32 = 2, c: U32 = 3) dp2a(a, b >> 16, c, true, false);
     Dp2aHiSS = U32(a: U32 = 1, b: U32 = 2, c: U32 = 3) dp2a(a, b >> 16, c, true, true);
 
+    AbsDiff2 = U32(a: U32 = 1, b: U32 = 2) abs_diff2(a, b);
+    AbsDiffAdd2 = U32(a: U32 = 1, b: U32 = 2, c: U32 = 3) dp2a(abs_diff2(a, b), 0x0101, c, false, false);
+    AbsDiff4 = U32(a: U32 = 1, b: U32 = 2) abs_diff4(a, b);
+    AbsDiffAdd4 = U32(a: U32 = 1, b: U32 = 2, c: U32 = 3) dp4a(abs_diff4(a, b), 0x0101_0101, c, false, false);
+
     And32 = U32(a: U32 = 1, b: U32 = 2) a & b;
     And64 = U64(a: U64 = 1, b: U64 = 2) a & b;
     Or32 = U32(a: U32 = 1, b: U32 = 2) a | b;
@@ -399,6 +404,8 @@ table! {
     SqrtF64 = F64(a: F64 = 1) a.sqrt();
     RcpF64 = F64(a: F64 = 1) 1.0 / a;
     RsqrtF64 = F64(a: F64 = 1) 1.0 / a.sqrt();
+    RcpGrossF64 = U64(a: U64 = 1) gross(a, |v| 1.0 / v);
+    RsqrtGrossF64 = U64(a: U64 = 1) gross(a, |v| 1.0 / v.sqrt());
     MinF64 = F64(a: F64 = 1, b: F64 = 2) min_f64(a, b);
     MaxF64 = F64(a: F64 = 1, b: F64 = 2) max_f64(a, b);
     AbsF64 = U64(a: U64 = 1) a & !(1 << 63);
@@ -556,6 +563,22 @@ fn dp4a(a: u32, b: u32, c: u32, sa: bool, sb: bool) -> u32 {
     sum
 }
 
+/// |a - b| of two unsigned halves.
+#[inline(always)]
+fn abs_diff2(a: u32, b: u32) -> u32 {
+    (a & 0xffff).abs_diff(b & 0xffff) | (a >> 16).abs_diff(b >> 16) << 16
+}
+
+/// |a - b| of four unsigned bytes.
+#[inline(always)]
+fn abs_diff4(a: u32, b: u32) -> u32 {
+    let mut out = 0;
+    for i in 0..4 {
+        out |= byte(a, i, false).abs_diff(byte(b, i, false)) << (8 * i);
+    }
+    out
+}
+
 #[inline(always)]
 fn dp2a(a: u32, b: u32, c: u32, sa: bool, sb: bool) -> u32 {
     let half = |v: u32| if sa { v as i16 as i32 as u32 } else { v & 0xffff };
@@ -623,6 +646,14 @@ pub fn max_f64(a: f64, b: f64) -> f64 {
     let r = if a == b { f64::from_bits(a.to_bits() & b.to_bits()) } else { ordered };
     let r = if b.is_nan() { a } else { r };
     if a.is_nan() { b } else { r }
+}
+
+/// `rcp.approx.ftz.f64` and `rsqrt.approx.ftz.f64`: only the upper 32 bits of operand and result count.
+#[inline(always)]
+fn gross(a: u64, f: impl Fn(f64) -> f64) -> u64 {
+    let flush = |v: u64| if v & 0x7ff0_0000_0000_0000 == 0 { v & 1 << 63 } else { v };
+    let r = f(f64::from_bits(flush(a & !0xffff_ffff)));
+    if r.is_nan() { 0x7fff_ffff_0000_0000 } else { flush((r.to_bits().wrapping_add(0x8000_0000)) & !0xffff_ffff) }
 }
 
 #[inline(always)]
