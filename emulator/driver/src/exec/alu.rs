@@ -60,51 +60,44 @@ unsafe fn load<L: Lane>(r: *mut u32, at: u32) -> [L::Raw; LANES] {
     unsafe { r.add(at as usize).cast::<[L::Raw; LANES]>().read() }
 }
 
-/// Writes the active lanes of a row.
-///
-/// # Safety
-/// As for `load`, and nothing else may hold a reference to the row.
-#[inline(always)]
-unsafe fn store<L: Lane>(r: *mut u32, at: u32, v: &[L::Raw; LANES], mask: u32) {
-    // SAFETY: the caller vouches for the row.
-    unsafe {
-        let d = r.add(at as usize).cast::<[L::Raw; LANES]>();
-        if mask == ALL {
-            d.write(*v);
-        } else {
-            let mut out = d.read();
-            for i in 0..LANES {
-                out[i] = L::blend(out[i], v[i], (mask >> i & 1).wrapping_neg());
-            }
-            d.write(out);
-        }
-    }
-}
-
+/// The operation on all lanes, `$width` at a time, straight from row to row: a source may be the destination, but every
+/// group of lanes is read before it is written. With some lanes off, the results are blended into the row.
 macro_rules! lanes_do {
-    ($r:ident, $o:ident, $m:ident, $d:ident; $($x:ident: $t:ident = $k:tt),*; $body:expr) => {{
-        // SAFETY: lowering gives every operation rows of the widths in its table line.
+    ($r:ident, $o:ident, $m:ident, $width:literal, $d:ident; $($x:ident: $t:ident = $k:tt),*; $body:expr) => {{
+        // SAFETY: lowering gives every operation rows of the widths in its table line; rows are aligned to their lanes,
+        // and two rows are one or apart.
         unsafe {
-            $(let $x = load::<$t>($r, $o[$k]);)*
-            let mut out = [<$d as Lane>::Raw::default(); LANES];
-            for i in 0..LANES {
-                $(let $x = <$t as Lane>::value($x[i]);)*
-                out[i] = <$d as Lane>::raw($body);
+            let d = $r.add($o[0] as usize).cast::<[<$d as Lane>::Raw; $width]>();
+            $(let $x = $r.add($o[$k] as usize).cast::<[<$t as Lane>::Raw; $width]>();)*
+            for part in 0..LANES / $width {
+                $(let $x = $x.add(part).read();)*
+                let mut out = [<$d as Lane>::Raw::default(); $width];
+                for i in 0..$width {
+                    $(let $x = <$t as Lane>::value($x[i]);)*
+                    out[i] = <$d as Lane>::raw($body);
+                }
+                if $m != ALL {
+                    let old = d.add(part).read();
+                    let on = $m >> (part * $width);
+                    for i in 0..$width {
+                        out[i] = <$d>::blend(old[i], out[i], (on >> i & 1).wrapping_neg());
+                    }
+                }
+                d.add(part).write(out);
             }
-            store::<$d>($r, $o[0], &out, $m);
         }
     }};
 }
 
 macro_rules! level {
-    ($module:ident, $feature:literal, $($name:ident = $d:ident($($x:ident: $t:ident = $k:tt),*) $body:expr;)*) => {
+    ($module:ident, $feature:literal, $width:literal, $($name:ident = $d:ident($($x:ident: $t:ident = $k:tt),*) $body:expr;)*) => {
         #[allow(non_snake_case)]
         mod $module {
             use super::*;
             $(
                 #[cfg_attr(target_arch = "x86_64", target_feature(enable = $feature))]
                 pub unsafe fn $name(r: *mut u32, o: &[u32; 5], m: u32) {
-                    lanes_do!(r, o, m, $d; $($x: $t = $k),*; $body)
+                    lanes_do!(r, o, m, $width, $d; $($x: $t = $k),*; $body)
                 }
             )*
         }
@@ -118,9 +111,9 @@ macro_rules! table {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Alu { $($name),* }
 
-        level!(base, "sse2", $($name = $d($($x: $t = $k),*) $body;)*);
-        level!(avx2, "avx2,fma,bmi1,bmi2,popcnt,lzcnt", $($name = $d($($x: $t = $k),*) $body;)*);
-        level!(avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,popcnt,lzcnt",
+        level!(base, "sse2", 4, $($name = $d($($x: $t = $k),*) $body;)*);
+        level!(avx2, "avx2,fma,bmi1,bmi2,popcnt,lzcnt", 8, $($name = $d($($x: $t = $k),*) $body;)*);
+        level!(avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,popcnt,lzcnt", 16,
             $($name = $d($($x: $t = $k),*) $body;)*);
 
         impl Alu {
