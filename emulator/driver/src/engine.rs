@@ -231,14 +231,11 @@ impl Device {
             threads,
             resident: settings.resident,
             sms: settings.sms,
-<<<<<<< HEAD
             deadline: match settings.limit {
                 0 => None,
                 seconds => Some((Instant::now() + Duration::from_secs(seconds), seconds)),
             },
-=======
             workspace: 0,
->>>>>>> emu-foreign
         };
         grid::launch(kernel, &self.arena, launch, &options)
     }

@@ -49,13 +49,10 @@ pub struct Options {
     pub resident: usize,
     /// Number of multiprocessors, for `%nsmid`.
     pub sms: u32,
-<<<<<<< HEAD
     /// When to give the launch up, and after how many seconds that is.
     pub deadline: Option<(Instant, u64)>,
-=======
     /// Where the barrier of a cooperative launch lies; `launch` sets it.
     pub workspace: u64,
->>>>>>> emu-foreign
 }
 
 /// What a launch did.
