@@ -80,6 +80,29 @@ fn device_addresses_where_host_addresses_belong() {
     }
 }
 
+/// A bug in a kernel that is launched again and again is one finding that counts.
+#[test]
+fn the_same_bug_in_every_launch() {
+    let t = Turn::new();
+    let stream = t.context.default_stream();
+    let bugs = t.context.load_module(cudarc::nvrtc::Ptx::from_src(include_str!("../kernels/bugs.ptx"))).unwrap();
+    let f = bugs.load_function("uninitialised_shared").unwrap();
+    let y = stream.alloc_zeros::<f32>(64).unwrap();
+    for _ in 0..5 {
+        let mut launch = stream.launch_builder(&f);
+        launch.arg(&y).arg(&62i32);
+        // SAFETY: the arguments are those of the kernel.
+        unsafe { launch.launch(one_block(64)) }.unwrap();
+    }
+    let found = warpsmith_emulator::report().unwrap().findings;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].count, 5 * 2);
+    assert!(
+        found[0].text.ends_with("; 10 times") && found[0].text.contains("shared read of 4 bytes at 0xf8"),
+        "{found:?}"
+    );
+}
+
 #[test]
 fn copies_out_of_memory_that_nobody_wrote() {
     let t = Turn::new();

@@ -103,6 +103,8 @@ pub struct State {
     pub texts: HashMap<u32, CString>,
     /// Findings in the order of execution.
     pub findings: Vec<Finding>,
+    /// Where a finding of an instruction stands in the list: the same one in the next launch only counts.
+    pub noted: HashMap<(Kind, String, u32), usize>,
     /// Counters of every launch.
     pub reports: Vec<Report>,
     handles: u64,
@@ -193,6 +195,7 @@ impl State {
             sticky: None,
             texts: HashMap::new(),
             findings: Vec::new(),
+            noted: HashMap::new(),
             reports: Vec::new(),
             handles: 0x1000,
         })
@@ -529,7 +532,14 @@ impl State {
             report.spill_bytes = resources.map_or(0, |r| r.spills);
             self.reports.push(report);
         }
-        self.findings.extend(outcome.findings.iter().cloned());
+        for f in &outcome.findings {
+            let place = f.place.as_ref().map_or_else(Default::default, |p| (p.kernel.clone(), p.ptx_line));
+            let next = self.findings.len();
+            match *self.noted.entry((f.kind, place.0, place.1)).or_insert(next) {
+                at if at == next => self.findings.push(f.clone()),
+                at => self.findings[at].count += f.count,
+            }
+        }
         let Some(fault) = outcome.fault else { return Ok(()) };
         let code = match fault.kind {
             Kind::OutOfBounds | Kind::UseAfterFree | Kind::StreamOrder => error::ILLEGAL_ADDRESS,

@@ -34,6 +34,7 @@ entry_points! { false;
         s.drop_queue();
         s.sticky = None;
         s.findings.clear();
+        s.noted.clear();
         s.reports.clear();
         Ok(())
     }
