@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-pub use report::{Finding, Launch, Live, Report};
+pub use report::{COUNTERS, Finding, Launch, Live, Report};
 
 /// File name of the driver.
 pub const LIBRARY: &str = "libwarpsmith_emulator_driver.so";
@@ -171,7 +171,43 @@ pub fn reset() -> Result<(), Error> {
     Ok(())
 }
 
-/// Sets an option: `profile` (`sm_80`, `sm_90`), `checks` (`all`, `memory`, `none`), `seed` or `threads` (numbers).
+/// The driver's words about its latest error of a code.
+fn explanation(code: u32) -> Result<String, Error> {
+    let f = symbol("cuGetErrorString")?;
+    // SAFETY: this is the type of cuGetErrorString.
+    let f: extern "C" fn(u32, *mut *const c_char) -> u32 = unsafe { std::mem::transmute(f) };
+    let mut text = std::ptr::null();
+    if f(code, &mut text) != 0 || text.is_null() {
+        return Ok(format!("error {code}"));
+    }
+    // SAFETY: the driver gives a terminated string that lives as long as the process.
+    Ok(unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}
+
+/// Tells the emulator that the program's own memory pool hands out `bytes` at a device address. The rest of the
+/// allocation is closed until it is handed out too, so that overruns between tensors show.
+pub fn sub_alloc(address: u64, bytes: u64) -> Result<(), Error> {
+    part("warpsmithEmuSubAlloc", address, bytes)
+}
+
+/// Tells the emulator that the program's own memory pool took a part back. Work that is queued runs first.
+pub fn sub_free(address: u64, bytes: u64) -> Result<(), Error> {
+    part("warpsmithEmuSubFree", address, bytes)
+}
+
+fn part(name: &str, address: u64, bytes: u64) -> Result<(), Error> {
+    initialised()?;
+    let f = symbol(name)?;
+    // SAFETY: this is the type of both functions.
+    let f: extern "C" fn(u64, u64) -> u32 = unsafe { std::mem::transmute(f) };
+    match f(address, bytes) {
+        0 => Ok(()),
+        code => Err(Error(explanation(code)?)),
+    }
+}
+
+/// Sets an option: `profile` (`sm_80`, `sm_90`), `checks` (`all`, `memory`, `none`), `seed`, `threads` or `limit` (numbers), or
+/// `resources` (a file with the output of `ptxas -v`).
 pub fn configure(key: &str, value: &str) -> Result<(), Error> {
     initialised()?;
     let f = symbol("warpsmithEmuConfigure")?;
@@ -181,8 +217,6 @@ pub fn configure(key: &str, value: &str) -> Result<(), Error> {
     let f: extern "C" fn(*const c_char, *const c_char) -> u32 = unsafe { std::mem::transmute(f) };
     match f(k.as_ptr(), v.as_ptr()) {
         0 => Ok(()),
-        _ => Err(Error(format!(
-            "option {key}={value}: expected profile=sm_80|sm_90, checks=all|memory|none, seed=N or threads=N"
-        ))),
+        code => Err(Error(explanation(code)?)),
     }
 }

@@ -1,24 +1,43 @@
 //! `warpsmith-emulate`: runs a program of the CUDA driver API on the emulator.
 
 use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use warpsmith_emulator::{Error, Report, library};
 
 const USAGE: &str = "usage: warpsmith-emulate [--profile sm_80|sm_90] [--checks all|memory|none] [--seed N] \
-                     [--threads N] [--report table|json=FILE] -- PROGRAM ARGS...";
+                     [--threads N] [--limit SECONDS] [--resources FILE] [--budget FILE] [--report table|json=FILE] -- PROGRAM ARGS...\n\n\
+                     Runs a program of the CUDA driver API (cudarc, cust) on an emulated GPU, checks and counts what its \
+                     kernels do.\n\
+                     \x20 --profile    A100 (sm_80, the default) or H100 (sm_90)\n\
+                     \x20 --checks     all (the default); memory: without races; none: neither checks nor counts\n\
+                     \x20 --seed       order of unordered streams and of blocks; 0, the default, is oldest first\n\
+                     \x20 --threads    host threads; the default is one per core\n\
+                     \x20 --limit      seconds after which a launch is given up; the default is never\n\
+                     \x20 --resources  output of ptxas -v: registers for occupancy and launch limits\n\
+                     \x20 --budget     JSON of limits: {\"kernel\": {\"counter\": most}}\n\
+                     \x20 --report     table on standard error (the default), or JSON into a file\n\n\
+                     Exit status: that of the program; 1 if it ended well and there is a finding or a leak; 2 for a wrong \
+                     command line or a program that cannot run here.";
 
 struct Options {
     env: Vec<(&'static str, String)>,
     json: Option<PathBuf>,
+    /// Text of the budgets.
+    budget: Option<String>,
     program: Vec<String>,
 }
 
 fn options(args: &[String]) -> Result<Options, Error> {
-    let mut o = Options { env: Vec::new(), json: None, program: Vec::new() };
+    let mut o = Options { env: Vec::new(), json: None, budget: None, program: Vec::new() };
     let mut i = 0;
     while i < args.len() {
+        if args[i] == "--help" {
+            println!("{USAGE}");
+            std::process::exit(0);
+        }
         if args[i] == "--" {
             o.program = args[i + 1..].to_vec();
             break;
@@ -31,12 +50,27 @@ fn options(args: &[String]) -> Result<Options, Error> {
         match args[i].as_str() {
             "--profile" => o.env.push(("WARPSMITH_EMULATOR_PROFILE", among(&["sm_80", "sm_90"])?)),
             "--checks" => o.env.push(("WARPSMITH_EMULATOR_CHECKS", among(&["all", "memory", "none"])?)),
-            "--seed" | "--threads" => {
+            "--seed" | "--threads" | "--limit" => {
                 value
                     .parse::<u64>()
                     .map_err(|_| Error::new(format!("{} {value}: expected a number\n{USAGE}", args[i])))?;
-                let name = if args[i] == "--seed" { "WARPSMITH_EMULATOR_SEED" } else { "WARPSMITH_EMULATOR_THREADS" };
+                let name = match args[i].as_str() {
+                    "--seed" => "WARPSMITH_EMULATOR_SEED",
+                    "--threads" => "WARPSMITH_EMULATOR_THREADS",
+                    _ => "WARPSMITH_EMULATOR_LIMIT",
+                };
                 o.env.push((name, value.clone()));
+            }
+            "--budget" => {
+                let text = std::fs::read_to_string(value);
+                o.budget = Some(text.map_err(|e| Error::new(format!("--budget {value}: {e}")))?);
+            }
+            "--resources" => {
+                let file = std::path::absolute(value).map_err(|e| Error::new(format!("--resources {value}: {e}")))?;
+                if !file.is_file() {
+                    return Err(Error::new(format!("--resources {value}: no such file")));
+                }
+                o.env.push(("WARPSMITH_EMULATOR_RESOURCES", file.display().to_string()));
             }
             "--report" => match value.strip_prefix("json=") {
                 Some(f) => o.json = Some(PathBuf::from(f)),
@@ -79,9 +113,16 @@ fn run(args: &[String]) -> Result<u8, Error> {
             .envs(o.env.iter().map(|(k, v)| (k, v)))
             .status()
             .map_err(|e| io(&format!("cannot start {}", o.program[0]), e))?;
-        let code = status.code().unwrap_or(101) as u8;
+        // As shells do it: a program that a signal ended counts as 128 and the signal.
+        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)) as u8;
+        if let Ok(why) = std::fs::read_to_string(folder.join("report.json.refused")) {
+            return Err(Error::new(why));
+        }
         let Ok(text) = std::fs::read_to_string(&report) else {
-            eprintln!("warpsmith-emulate: the program made no use of the CUDA driver API");
+            match status.signal() {
+                Some(n) => eprintln!("warpsmith-emulate: signal {n} ended the program before it could report"),
+                None => eprintln!("warpsmith-emulate: the program made no use of the CUDA driver API"),
+            }
             return Ok(code);
         };
         let parsed: Report =
@@ -95,10 +136,14 @@ fn run(args: &[String]) -> Result<u8, Error> {
             }
             None => eprint!("{}", parsed.table()),
         }
-        for l in &parsed.live {
-            eprintln!("finding  leak: {} ({} bytes at {:#x}) was never freed", l.name, l.bytes, l.address);
+        for l in parsed.leaks() {
+            eprintln!("finding  {l}");
         }
-        let found = !parsed.findings.is_empty() || !parsed.live.is_empty();
+        let over = o.budget.as_ref().map_or(Ok(Vec::new()), |b| parsed.over_budget(b))?;
+        for sentence in &over {
+            eprintln!("finding  over-budget: {sentence}");
+        }
+        let found = !over.is_empty() || !parsed.findings.is_empty() || !parsed.leaks().is_empty();
         Ok(if code == 0 && found { 1 } else { code })
     })();
     // The program is over; a folder that cannot be removed is no reason to fail.

@@ -7,11 +7,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
+/// Names of the counters. One that never moved may be absent from a launch; [`Launch::get`] gives 0 for it.
+pub const COUNTERS: [&str; 24] = [
+    "barriers",
+    "blocks",
+    "divergent_branches",
+    "f32_flops",
+    "f64_flops",
+    "global_atomic_requests",
+    "global_atomic_sectors",
+    "global_load_bytes",
+    "global_load_requests",
+    "global_load_sectors",
+    "global_store_bytes",
+    "global_store_requests",
+    "global_store_sectors",
+    "shared_atomic_requests",
+    "shared_ideal_wavefronts",
+    "shared_load_requests",
+    "shared_store_requests",
+    "shared_wavefronts",
+    "tensor_flops",
+    "thread_instructions",
+    "threads",
+    "unique_read_bytes",
+    "unique_write_bytes",
+    "warp_instructions",
+];
+
 /// Everything since the last reset.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Device profile.
     pub profile: String,
+    /// The context is lost to a fault, as a GPU's would be: no later call worked, not even those that free memory.
+    #[serde(default)]
+    pub faulted: bool,
     /// Every launch in order.
     pub launches: Vec<Launch>,
     /// Findings in order.
@@ -33,11 +64,17 @@ pub struct Launch {
     pub dynamic_shared: u32,
     /// Static shared memory in bytes.
     pub static_shared: u32,
+    /// Registers of a thread: what `ptxas -v` said, else the bound in the PTX, else 0.
+    #[serde(default)]
+    pub registers: u32,
+    /// Bytes a thread spills to local memory, where `ptxas -v` was given.
+    #[serde(default)]
+    pub spill_bytes: u32,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
     /// Warp-instructions by class.
     pub classes: BTreeMap<String, u64>,
-    /// Theoretical occupancy, 0 to 1; registers count only where the PTX bounds them.
+    /// Theoretical occupancy, 0 to 1; registers count only where they are known.
     pub occupancy: f64,
     /// Lower bounds of the time on the device in microseconds, by resource.
     pub bounds_us: BTreeMap<String, f64>,
@@ -88,6 +125,13 @@ impl Report {
         self.launches.iter().filter(|l| l.kernel == kernel).collect()
     }
 
+    /// At the end of a program: one sentence per allocation that it never freed. After a fault there are none, because
+    /// the program could not free anything any more.
+    pub fn leaks(&self) -> Vec<String> {
+        let live = self.live.iter().filter(|_| !self.faulted);
+        live.map(|l| format!("leak: {} ({} bytes at {:#x}) was never freed", l.name, l.bytes, l.address)).collect()
+    }
+
     /// Compares with budgets: `{"kernel": {"counter": most}}`, summed over the launches of a kernel. Returns one sentence
     /// per excess and per kernel that never ran.
     pub fn over_budget(&self, budgets: &str) -> Result<Vec<String>, Error> {
@@ -100,6 +144,13 @@ impl Report {
                 out.push(format!("kernel {kernel} has a budget and was never launched"));
             }
             for (counter, most) in limits {
+                // A name that does not exist would never be exceeded.
+                if !COUNTERS.contains(&&counter[..]) {
+                    let known = COUNTERS.join(", ");
+                    return Err(Error::new(format!(
+                        "budgets: kernel {kernel}: no counter `{counter}`; there are {known}"
+                    )));
+                }
                 let sum: u64 = launches.iter().map(|l| l.get(&counter)).sum();
                 if sum > most {
                     out.push(format!("kernel {kernel}: {counter} is {sum}, the budget is {most}"));
@@ -126,13 +177,18 @@ impl Report {
             let threads: u32 = l.block.iter().product();
             let _ = writeln!(
                 s,
-                "\n{}  grid {:?}  block {:?}  shared {}+{} B  occupancy {:.0} %  launches {n}",
+                "\n{}  grid {:?}  block {:?}  shared {}+{} B  occupancy {:.0} %{}  launches {n}",
                 l.kernel,
                 l.grid,
                 l.block,
                 l.static_shared,
                 l.dynamic_shared,
-                100.0 * l.occupancy
+                100.0 * l.occupancy,
+                match (l.registers, l.spill_bytes) {
+                    (0, _) => String::new(),
+                    (r, 0) => format!("  registers {r}"),
+                    (r, s) => format!("  registers {r} (spills {s} B)"),
+                }
             );
             let g = |c: &str| l.get(c);
             let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
@@ -143,7 +199,7 @@ impl Report {
                 classes.iter().take(6).map(|(c, n)| format!("{c} {:.0} %", 100.0 * ratio(**n, wi))).collect();
             let _ = writeln!(
                 s,
-                "  instructions  {wi} per warp ({:.1} lanes active of {})  {}",
+                "  instructions  {wi} of warps ({:.1} lanes active of {})  {}",
                 ratio(g("thread_instructions"), wi),
                 threads.min(32),
                 mix.join(", ")

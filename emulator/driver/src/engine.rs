@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::check::arena::Arena;
 use crate::check::race;
@@ -46,11 +47,13 @@ pub struct Settings {
     pub sms: u32,
     /// Blocks that can be resident together.
     pub resident: usize,
+    /// Seconds after which a launch is given up; 0: never.
+    pub limit: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { checks: Checks::ALL, seed: 0, threads: 0, sms: 108, resident: 108 }
+        Settings { checks: Checks::ALL, seed: 0, threads: 0, sms: 108, resident: 108, limit: 0 }
     }
 }
 
@@ -131,8 +134,9 @@ impl Device {
                     Init::Number(Number::F32(n)) => u64::from(*n),
                     Init::Number(Number::F64(n)) if v.ty == Ty::F32 => u64::from((f64::from_bits(*n) as f32).to_bits()),
                     Init::Number(Number::F64(n)) => *n,
-                    Init::Symbol(name, offset) => match symbols.get(name) {
-                        Some(s) if size == 8 => s.at.wrapping_add(*offset as u64),
+                    Init::Symbol(name, offset) => match (symbols.get(name), tree.function_address(name)) {
+                        (Some(s), _) if size == 8 => s.at.wrapping_add(*offset as u64),
+                        (None, Some(at)) if size == 8 && *offset == 0 => at,
                         _ => {
                             let text = format!("`{name}` cannot be the initial value of `{}`", v.name);
                             return Err(LoadError::new(v.line, text));
@@ -183,7 +187,17 @@ impl Device {
         match self.arena.find(at) {
             Some(a) if bytes <= a.base + a.bytes - at => {
                 self.arena.mark_used(at);
-                Ok(())
+                // The program's own pool may have closed parts of it.
+                if !a.open || !a.divided {
+                    return Ok(());
+                }
+                match self.arena.accessible(at, bytes) {
+                    Err(first) => {
+                        let what = if first == at { "the range starts" } else { "the range reaches a byte that lies" };
+                        Err(format!("{bytes} bytes at {at:#x}: {what} {}", self.arena.describe(first)))
+                    }
+                    Ok(()) => Ok(()),
+                }
             }
             Some(a) => Err(format!(
                 "{bytes} bytes at {at:#x}: the range ends {} bytes past the end of {} ({} bytes at {:#x})",
@@ -217,6 +231,11 @@ impl Device {
             threads,
             resident: settings.resident,
             sms: settings.sms,
+            deadline: match settings.limit {
+                0 => None,
+                seconds => Some((Instant::now() + Duration::from_secs(seconds), seconds)),
+            },
+            workspace: 0,
         };
         grid::launch(kernel, &self.arena, launch, &options)
     }

@@ -1,6 +1,11 @@
 //! An unmodified cudarc on the emulated driver.
 
+mod api;
+mod command;
+mod counters;
+mod kernels;
 mod misuse;
+mod transcripts;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -140,6 +145,13 @@ fn launch_limits_are_those_of_the_device() {
     let e = unsafe { launch.launch(one_block(1025)) }.unwrap_err();
     assert!(e.error_string().unwrap().to_string_lossy().contains("at most 1024"));
     assert_eq!(warpsmith_emulator::report().unwrap().findings[0].kind, "launch-limit");
+    warpsmith_emulator::reset().unwrap();
+    let mut launch = stream.launch_builder(&f);
+    launch.arg(&0i32);
+    // SAFETY: the argument is that of the kernel.
+    unsafe { launch.launch(one_block(1024)) }.unwrap();
+    stream.synchronize().unwrap();
+    assert!(warpsmith_emulator::report().unwrap().findings.is_empty());
 }
 
 #[test]
@@ -223,6 +235,53 @@ impl CloneView for cudarc::driver::CudaSlice<f32> {
         let stream = self.stream().clone();
         self.device_ptr(&stream).0
     }
+}
+
+/// Host threads with streams of their own: nothing is lost, nothing waits for ever.
+#[test]
+fn many_host_threads() {
+    let t = Turn::new();
+    let context = &t.context;
+    let f = &t.kernel("vector_add");
+    std::thread::scope(|s| {
+        for thread in 0..4 {
+            s.spawn(move || {
+                context.bind_to_thread().unwrap();
+                let stream = context.new_stream().unwrap();
+                for round in 0..40 {
+                    let v = (100 * thread + round) as f32;
+                    let x = stream.clone_htod(&[v; 300]).unwrap();
+                    let mut y = stream.alloc_zeros::<f32>(300).unwrap();
+                    let mut launch = stream.launch_builder(f);
+                    launch.arg(&x).arg(&x).arg(&mut y).arg(&300i32);
+                    // SAFETY: the arguments are those of the kernel.
+                    unsafe { launch.launch(LaunchConfig::for_num_elems(300)) }.unwrap();
+                    if round % 3 == 0 {
+                        context.synchronize().unwrap();
+                    }
+                    assert_eq!(stream.clone_dtoh(&y).unwrap(), [2.0 * v; 300]);
+                }
+            });
+        }
+    });
+    let report = warpsmith_emulator::report().unwrap();
+    assert!(report.findings.is_empty(), "{}", report.table());
+    assert_eq!(report.of("vector_add").len(), 160);
+}
+
+#[test]
+fn a_cooperative_launch_may_wait_across_its_blocks() {
+    let t = Turn::new();
+    let stream = t.context.default_stream();
+    let f = t.kernel("grid_barrier");
+    let (arrived, x) = (stream.alloc_zeros::<u32>(1).unwrap(), stream.clone_htod(&[5i32, 6, 7]).unwrap());
+    let y = stream.alloc_zeros::<i32>(6).unwrap();
+    let mut launch = stream.launch_builder(&f);
+    launch.arg(&arrived).arg(&x).arg(&y);
+    // SAFETY: the arguments are those of the kernel.
+    unsafe { launch.launch_cooperative(LaunchConfig { grid_dim: (3, 1, 1), ..one_block(64) }) }.unwrap();
+    assert_eq!(stream.clone_dtoh(&y).unwrap(), [12, 14, 10, 10, 12, 14]);
+    assert!(warpsmith_emulator::report().unwrap().findings.is_empty());
 }
 
 #[test]

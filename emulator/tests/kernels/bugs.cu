@@ -1,5 +1,8 @@
-// Planted bugs, each beside its repaired twin (suffix _ok).
-#include <cuda_pipeline_primitives.h>
+// Planted bugs, each beside its repaired twin (suffix _ok), or repaired by its arguments. Compiled with -lineinfo, so that
+// reports name lines of this file.
+#define COPY_16(to, from) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from))
+#define COMMIT() asm volatile("cp.async.commit_group;")
+#define WAIT(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
 
 extern "C" __global__ void read_past(const float* x, float* y, int n) { y[threadIdx.x] = x[threadIdx.x + n]; }
 extern "C" __global__ void write_past(float* y, int n) { y[(int)threadIdx.x + n] = 1.f; }
@@ -109,16 +112,76 @@ extern "C" __global__ void global_race_ok(const float* x, float* y) {
 
 extern "C" __global__ void missing_wait(const float4* x, float4* y) {
     __shared__ float4 s[32];
-    __pipeline_memcpy_async(&s[threadIdx.x], &x[threadIdx.x], 16);
-    __pipeline_commit();
+    COPY_16(&s[threadIdx.x], &x[threadIdx.x]);
+    COMMIT();
     y[threadIdx.x] = s[threadIdx.x];
 }
 extern "C" __global__ void missing_wait_ok(const float4* x, float4* y) {
     __shared__ float4 s[32];
-    __pipeline_memcpy_async(&s[threadIdx.x], &x[threadIdx.x], 16);
-    __pipeline_commit();
-    __pipeline_wait_prior(0);
+    COPY_16(&s[threadIdx.x], &x[threadIdx.x]);
+    COMMIT();
+    WAIT(0);
     y[threadIdx.x] = s[threadIdx.x];
+}
+// A wait covers the thread's own copies: what other warps copied needs a barrier too.
+extern "C" __global__ void wait_without_barrier(const float4* x, float4* y) {
+    __shared__ float4 s[64];
+    COPY_16(&s[threadIdx.x], &x[threadIdx.x]);
+    COMMIT();
+    WAIT(0);
+    y[threadIdx.x] = s[63 - threadIdx.x];
+}
+extern "C" __global__ void wait_without_barrier_ok(const float4* x, float4* y) {
+    __shared__ float4 s[64];
+    COPY_16(&s[threadIdx.x], &x[threadIdx.x]);
+    COMMIT();
+    WAIT(0);
+    __syncthreads();
+    y[threadIdx.x] = s[63 - threadIdx.x];
+}
+// The next stage is fetched into the buffer that slower warps still read.
+extern "C" __global__ void stage_overwritten(const float4* x, float4* y, int steps) {
+    __shared__ float4 s[64];
+    for (int i = 0; i < steps; i++) {
+        COPY_16(&s[threadIdx.x], &x[64 * i + threadIdx.x]);
+        COMMIT();
+        WAIT(0);
+        __syncthreads();
+        y[64 * i + threadIdx.x] = s[63 - threadIdx.x];
+    }
+}
+extern "C" __global__ void stage_overwritten_ok(const float4* x, float4* y, int steps) {
+    __shared__ float4 s[64];
+    for (int i = 0; i < steps; i++) {
+        COPY_16(&s[threadIdx.x], &x[64 * i + threadIdx.x]);
+        COMMIT();
+        WAIT(0);
+        __syncthreads();
+        y[64 * i + threadIdx.x] = s[63 - threadIdx.x];
+        __syncthreads();
+    }
+}
+
+// A block hands data to another through a flag: without the fences nothing orders the data before it.
+extern "C" __global__ void publish(int* data, int* flag, int* y) {
+    if (blockIdx.x == 0) {
+        *data = 42;
+        atomicExch(flag, 1);
+    } else {
+        while (atomicAdd(flag, 0) == 0) {}
+        *y = *data;
+    }
+}
+extern "C" __global__ void publish_ok(int* data, int* flag, int* y) {
+    if (blockIdx.x == 0) {
+        *data = 42;
+        __threadfence();
+        atomicExch(flag, 1);
+    } else {
+        while (atomicAdd(flag, 0) == 0) {}
+        __threadfence();
+        *y = *data;
+    }
 }
 
 extern "C" __global__ void wait_for_ever(volatile int* flag) {
@@ -126,6 +189,14 @@ extern "C" __global__ void wait_for_ever(volatile int* flag) {
 }
 extern "C" __global__ void barrier_deadlock(float* y) {
     if (threadIdx.x < 32) asm volatile("bar.sync 1, 64;");
+    y[threadIdx.x] = 1.f;
+    __syncthreads();
+}
+extern "C" __global__ void barrier_deadlock_ok(float* y) {
+    if (threadIdx.x < 32)
+        asm volatile("bar.sync 1, 64;");
+    else
+        asm volatile("bar.arrive 1, 64;");
     y[threadIdx.x] = 1.f;
     __syncthreads();
 }

@@ -2,7 +2,7 @@
 //! device pointer faults at once. The bytes lie elsewhere at the same offset, and beside them one state byte for each:
 //! whether it belongs to an allocation, and whether it was ever written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 /// State bit: the byte belongs to a live allocation.
@@ -52,6 +52,8 @@ pub struct Allocation {
     pub sub: bool,
     /// Belongs to a module: no leak.
     pub module: bool,
+    /// Parts of it were handed out by a pool of the program: bytes outside them are closed.
+    pub divided: bool,
     /// Usable now; false between a stream-ordered allocation and its turn in the stream.
     pub open: bool,
 }
@@ -62,10 +64,27 @@ struct Table {
     /// Declared sub-allocations, by address.
     subs: BTreeMap<u64, Allocation>,
     /// The latest freed allocations, oldest first.
-    freed: Vec<Allocation>,
+    freed: VecDeque<Allocation>,
     next: u64,
     live_bytes: u64,
     count: u64,
+}
+
+impl Table {
+    fn remember(&mut self, freed: Allocation) {
+        self.freed.push_back(freed);
+        if self.freed.len() > 4096 {
+            self.freed.pop_front();
+        }
+    }
+
+    /// What holds an address: the sub-allocation, if the program declared one there, else the allocation.
+    fn innermost(&self, address: u64) -> Option<&Allocation> {
+        let inside = |a: &&Allocation| address < a.base + a.bytes;
+        let last = |m: &'_ BTreeMap<u64, Allocation>| m.range(..=address).next_back().map(|(&b, _)| b);
+        let sub = last(&self.subs).and_then(|b| self.subs.get(&b)).filter(inside);
+        sub.or_else(|| last(&self.live).and_then(|b| self.live.get(&b)).filter(inside))
+    }
 }
 
 /// The device memory of one emulated GPU.
@@ -106,6 +125,9 @@ fn map(bytes: u64, hint: u64, access: i32) -> Result<*mut u8, String> {
             std::io::Error::last_os_error()
         ));
     }
+    // A core dump of the program must not hold terabytes of emulated memory.
+    // SAFETY: the range is the mapping that was just made.
+    unsafe { libc::madvise(p, bytes as usize, libc::MADV_DONTDUMP) };
     if access != libc::PROT_NONE {
         // Kernels stride over pages: large ones save most of the address translation. Only a hint.
         // SAFETY: the range is the mapping that was just made.
@@ -198,7 +220,10 @@ impl Arena {
         let base = self.base + at;
         let name = name.unwrap_or_else(|| format!("allocation {}", t.count));
         t.live_bytes += bytes;
-        t.live.insert(base, Allocation { base, bytes, name, freed: None, used: false, sub: false, module, open: true });
+        t.live.insert(
+            base,
+            Allocation { base, bytes, name, freed: None, used: false, sub: false, module, divided: false, open: true },
+        );
         self.fill_state(base, bytes, LIVE);
         Some(base)
     }
@@ -224,10 +249,7 @@ impl Arena {
 
     /// Whether any byte of an allocation was ever written.
     pub fn written(&self, a: &Allocation) -> bool {
-        // SAFETY: the range is an allocation of ours.
-        let state =
-            unsafe { std::slice::from_raw_parts(self.state.add((a.base - self.base) as usize), a.bytes as usize) };
-        state.iter().any(|s| s & INIT != 0)
+        self.states(a.base, a.bytes).iter().any(|s| s & INIT != 0)
     }
 
     /// Copies the states of a range along with its bytes.
@@ -270,10 +292,7 @@ impl Arena {
         for b in inside {
             t.subs.remove(&b);
         }
-        t.freed.push(a.clone());
-        if t.freed.len() > 4096 {
-            t.freed.remove(0);
-        }
+        t.remember(a.clone());
         Ok(a)
     }
 
@@ -301,37 +320,69 @@ impl Arena {
     /// A part of an allocation that the program's own pool hands out: bytes outside it, up to the next one, are closed
     /// until they are handed out too.
     pub fn sub_alloc(&self, base: u64, bytes: u64) -> Result<(), String> {
+        if bytes == 0 {
+            return Err(format!("sub-allocation of 0 bytes at {base:#x}"));
+        }
         let mut t = self.table();
         let parent = t.live.range(..=base).next_back().map(|(_, a)| a.clone());
-        let Some(parent) = parent.filter(|a| base + bytes <= a.base + a.bytes) else {
+        let Some(parent) = parent.filter(|a| base - a.base <= a.bytes && bytes <= a.bytes - (base - a.base)) else {
             return Err(format!("sub-allocation of {bytes} bytes at {base:#x} lies in no allocation"));
         };
         if let Some((_, other)) = t.subs.range(..base + bytes).next_back().filter(|(_, s)| s.base + s.bytes > base) {
             return Err(format!("sub-allocation of {bytes} bytes at {base:#x} overlaps {}", other.name));
         }
-        if t.subs.range(parent.base..parent.base + parent.bytes).next().is_none() {
+        if !parent.divided {
             // The first part closes the rest.
             self.fill_state(parent.base, parent.bytes, 0);
+            if let Some(a) = t.live.get_mut(&parent.base) {
+                a.divided = true;
+            }
         }
         t.count += 1;
         let name = format!("sub-allocation {} of {}", t.count, parent.name);
         t.subs.insert(
             base,
-            Allocation { base, bytes, name, freed: None, used: false, sub: true, module: false, open: true },
+            Allocation {
+                base,
+                bytes,
+                name,
+                freed: None,
+                used: false,
+                sub: true,
+                module: false,
+                divided: false,
+                open: true,
+            },
         );
         self.fill_state(base, bytes, LIVE);
         Ok(())
     }
 
-    /// Ends a sub-allocation: its bytes are closed again.
-    pub fn sub_free(&self, base: u64) -> Result<(), String> {
+    /// Whether a pool of the program hands out parts of the allocation that holds an address.
+    pub fn divided(&self, address: u64) -> bool {
+        let t = self.table();
+        t.live.range(..=address).next_back().is_some_and(|(_, a)| a.divided)
+    }
+
+    /// Ends a sub-allocation: its bytes are closed again, unless the caller wants them kept open.
+    pub fn sub_free(&self, base: u64, bytes: u64, keep_open: bool) -> Result<(), String> {
         let mut t = self.table();
         let Some(mut a) = t.subs.remove(&base) else {
-            return Err(format!("no sub-allocation starts at {base:#x}"));
+            return Err(match t.freed.iter().rev().find(|a| a.sub && a.base == base) {
+                Some(a) => format!("double free of {base:#x}: {} of {} bytes was freed already", a.name, a.bytes),
+                None => format!("invalid free of {base:#x}: no sub-allocation starts there"),
+            });
         };
-        self.fill_state(base, a.bytes, 0);
+        if a.bytes != bytes {
+            let text = format!("free of {bytes} bytes at {base:#x}: {} has {} bytes", a.name, a.bytes);
+            t.subs.insert(base, a);
+            return Err(text);
+        }
+        if !keep_open {
+            self.fill_state(base, a.bytes, 0);
+        }
         a.freed = Some("warpsmithEmuSubFree".to_string());
-        t.freed.push(a);
+        t.remember(a);
         Ok(())
     }
 
@@ -357,6 +408,40 @@ impl Arena {
     pub fn find(&self, address: u64) -> Option<Allocation> {
         let t = self.table();
         t.live.range(..=address).next_back().map(|(_, a)| a.clone()).filter(|a| address < a.base + a.bytes)
+    }
+
+    /// What holds an address: the sub-allocation, if the program declared one there, else the allocation.
+    pub fn innermost(&self, address: u64) -> Option<Allocation> {
+        self.table().innermost(address).cloned()
+    }
+
+    /// Where a device address points, in words.
+    pub fn locate(&self, address: u64) -> String {
+        match self.innermost(address) {
+            Some(a) => {
+                format!("{} bytes inside {} ({} bytes at {:#x})", address - a.base, a.name, a.bytes, a.base)
+            }
+            None => self.describe(address),
+        }
+    }
+
+    /// Whether every byte of a range may be accessed; the error is the first one that may not.
+    pub fn accessible(&self, base: u64, bytes: u64) -> Result<(), u64> {
+        match first_without(self.states(base, bytes), LIVE) {
+            Some(i) => Err(base + i as u64),
+            None => Ok(()),
+        }
+    }
+
+    /// The first byte of a range, counted from its start, that nobody wrote.
+    pub fn first_unwritten(&self, base: u64, bytes: u64) -> Option<u64> {
+        first_without(self.states(base, bytes), INIT).map(|i| i as u64)
+    }
+
+    /// States of a range that lies inside one allocation.
+    fn states(&self, base: u64, bytes: u64) -> &[u8] {
+        // SAFETY: callers pass ranges of allocations, which lie inside the mapping.
+        unsafe { std::slice::from_raw_parts(self.state.add((base - self.base) as usize), bytes as usize) }
     }
 
     /// A sentence that says what lies at an address that may not be accessed.
@@ -395,6 +480,13 @@ impl Arena {
             (None, None) => "nowhere near an allocation: there is none".to_string(),
         }
     }
+}
+
+/// The first byte whose state lacks a bit. Whole pieces are looked at together: copies may be large.
+fn first_without(states: &[u8], bit: u8) -> Option<usize> {
+    let lacks = |piece: &[u8]| piece.iter().fold(u8::MAX, |all, s| all & s) & bit == 0;
+    let (n, piece) = states.chunks(4096).enumerate().find(|(_, piece)| lacks(piece))?;
+    Some(4096 * n + piece.iter().position(|s| s & bit == 0)?)
 }
 
 fn past_text(distance: u64, a: &Allocation) -> String {
@@ -440,9 +532,14 @@ mod tests {
         let p = a.alloc(4096, None, false).unwrap();
         a.sub_alloc(p, 256).unwrap();
         a.sub_alloc(p + 512, 256).unwrap();
+        assert_eq!((a.accessible(p, 256), a.accessible(p + 200, 100)), (Ok(()), Err(p + 256)));
+        a.mark_init(p, 100);
+        assert_eq!((a.first_unwritten(p, 100), a.first_unwritten(p + 10, 100)), (None, Some(90)));
         assert!(a.describe(p + 260).contains("4 bytes past the end of sub-allocation"), "{}", a.describe(p + 260));
         assert!(a.sub_alloc(p + 128, 16).unwrap_err().contains("overlaps"));
-        a.sub_free(p).unwrap();
+        assert!(a.sub_free(p, 255, false).unwrap_err().contains("has 256 bytes"));
+        a.sub_free(p, 256, false).unwrap();
+        assert!(a.sub_free(p, 256, false).unwrap_err().contains("double free"));
         assert!(a.describe(p).contains("freed by warpsmithEmuSubFree"), "{}", a.describe(p));
         assert!(a.sub_alloc(p + 4000, 256).unwrap_err().contains("lies in no allocation"));
     }

@@ -33,14 +33,16 @@ pub enum Kind {
     ApiBounds,
     /// A second free, or a free of something that is no allocation.
     InvalidFree,
-    /// Memory that was never freed.
-    Leak,
+    /// A launch that took longer than the program allowed it to.
+    TimeLimit,
     /// Memory that was never used.
     Unused,
     /// A launch that the device would refuse.
     LaunchLimit,
     /// Work on memory outside its stream-ordered life.
     StreamOrder,
+    /// Host code used a device address as one of its own.
+    HostAccess,
 }
 
 impl Kind {
@@ -61,10 +63,11 @@ impl Kind {
             Kind::Trap => "trap",
             Kind::ApiBounds => "api-bounds",
             Kind::InvalidFree => "invalid-free",
-            Kind::Leak => "leak",
+            Kind::TimeLimit => "time-limit",
             Kind::Unused => "unused",
             Kind::LaunchLimit => "launch-limit",
             Kind::StreamOrder => "stream-order",
+            Kind::HostAccess => "host-access",
         }
     }
 
@@ -77,6 +80,7 @@ impl Kind {
                 | Kind::UseAfterFree
                 | Kind::StreamOrder
                 | Kind::Deadlock
+                | Kind::TimeLimit
                 | Kind::Assert
                 | Kind::Trap
         )

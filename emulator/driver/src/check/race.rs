@@ -84,8 +84,9 @@ pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Reques
     let writes = matches!(intent, Intent::Write | Intent::Atomic | Intent::CopyWrite);
     let words = (r.bytes as u64).div_ceil(4);
     let byte_mask = |at: u64| if r.bytes >= 4 { 15 } else { ((1u32 << r.bytes) - 1) << (at & 3) };
-    // First all lanes are checked, then all are recorded: lanes of one instruction do not race with each other.
-    for lane in lanes(r.mask) {
+    // First all lanes are checked, then all are recorded: lanes of one instruction do not race with each other. What raced
+    // is recorded too: the next thread may race with it at another place.
+    'check: for lane in lanes(r.mask) {
         for w in 0..words {
             let word = r.at[lane] / 4 + w;
             // SAFETY: `memory::check` found the bytes inside the view, and there are three records per word of it.
@@ -103,7 +104,7 @@ pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Reques
                     continue;
                 }
                 conflict(cx, block, warp, pc, lane, r, 4 * word, intent, &old, i == 0, shared);
-                return;
+                break 'check;
             }
         }
     }
@@ -195,8 +196,9 @@ fn conflict(
     };
     let (kind, space) = if shared { (Kind::SharedRace, "shared") } else { (Kind::GlobalRace, "global") };
     let address = word + r.view.base;
+    let place = if shared { String::new() } else { format!(" ({})", cx.arena.locate(address)) };
     let message =
-        format!("{class} at {space} address {address:#x}: the word was {verb}{atomic} by {who}, and {remedy}");
+        format!("{class} at {space} address {address:#x}{place}: the word was {verb}{atomic} by {who}, and {remedy}");
     cx.report(block, warp, pc, lane, kind, message);
 }
 

@@ -29,6 +29,10 @@ pub struct Report {
     pub occupancy: f64,
     /// Lower bounds of the time on the device, in microseconds, by resource.
     pub bounds_us: BTreeMap<&'static str, f64>,
+    /// Registers of a thread, 0 if nobody said how many.
+    pub registers: u32,
+    /// Bytes of registers spilled to local memory by one thread, where `ptxas -v` was given.
+    pub spill_bytes: u32,
     /// The operations that cost most memory traffic: PTX line, opcode, advice.
     pub hot: Vec<String>,
 }
@@ -36,14 +40,16 @@ pub struct Report {
 fn class(op: &Op, opcode: &str) -> &'static str {
     match op {
         Op::Mma(_) => "tensor",
-        Op::LdMatrix(_) | Op::StMatrix(_) | Op::MovMatrix { .. } => "matrix move",
+        Op::LdMatrix(_) | Op::StMatrix(_) | Op::Wmma(_) | Op::MovMatrix { .. } => "matrix move",
         Op::Ld(_) | Op::LdParam { .. } => "load",
         Op::St(_) => "store",
         Op::Atom(_) => "atomic",
         Op::CpAsync(_) | Op::CpCommit | Op::CpWait(_) => "async copy",
         Op::Shfl { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Redux { .. } | Op::ActiveMask { .. } => "warp",
         Op::Bar(_) | Op::WarpSync { .. } | Op::Fence { .. } => "barrier",
-        Op::Bra { .. } | Op::Brx { .. } | Op::Exit | Op::Trap | Op::Syscall(_) | Op::Yield => "control",
+        Op::Bra { .. } | Op::Brx { .. } | Op::Exit | Op::Trap | Op::BadCall { .. } | Op::Syscall(_) | Op::Yield => {
+            "control"
+        }
         Op::Setp { .. } | Op::SetpLane { .. } | Op::Set { .. } | Op::Selp { .. } | Op::Logic { .. } => "compare",
         _ => {
             let base = opcode.split('.').next().unwrap_or("");
@@ -80,7 +86,7 @@ fn flops(opcode: &str) -> u64 {
 
 impl Report {
     /// Sums up a launch.
-    pub fn new(kernel: &Kernel, launch: &Launch, outcome: &Outcome, profile: &Profile) -> Report {
+    pub fn new(kernel: &Kernel, launch: &Launch, outcome: &Outcome, profile: &Profile, registers: u32) -> Report {
         let mut c: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut classes: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut tensor: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -128,7 +134,13 @@ impl Report {
                     shared(&mut add, s, true);
                 }
                 Op::StMatrix(_) => shared(&mut add, s, true),
-                Op::Ld(_) | Op::LdMatrix(_) => {
+                Op::Wmma(i) if !kernel.wmmas[*i as usize].load => {
+                    add("global_store_requests", s.requests);
+                    add("global_store_sectors", s.sectors);
+                    add("global_store_bytes", s.bytes);
+                    shared(&mut add, s, true);
+                }
+                Op::Ld(_) | Op::LdMatrix(_) | Op::Wmma(_) => {
                     add("global_load_requests", s.requests);
                     add("global_load_sectors", s.sectors);
                     add("global_load_bytes", s.bytes);
@@ -143,12 +155,17 @@ impl Report {
                     }
                 }
             }
+            // Where in the source, if the kernel was compiled with -lineinfo, and in the PTX.
+            let place = &kernel.places[i];
+            let line = match kernel.files.get(&place.file) {
+                Some(file) if place.line > 0 => format!("{file}:{}, PTX line {}", place.line, place.ptx),
+                _ => format!("PTX line {}", place.ptx),
+            };
             let waste = (32 * s.sectors).saturating_sub(s.bytes);
             if waste > s.bytes / 4 && waste > 1024 {
                 let per = s.sectors as f64 / s.requests.max(1) as f64;
                 let text = format!(
-                    "PTX line {} {opcode}: {per:.1} sectors per request, {} % of the fetched bytes used (uncoalesced)",
-                    kernel.places[i].ptx,
+                    "{line} {opcode}: {per:.1} sectors per request, {} % of the fetched bytes used (uncoalesced)",
                     100 * s.bytes / (32 * s.sectors)
                 );
                 hot.push((waste, text));
@@ -156,8 +173,7 @@ impl Report {
             let conflict = s.waves - s.ideal_waves;
             if conflict > s.ideal_waves / 4 && conflict > 32 {
                 let text = format!(
-                    "PTX line {} {opcode}: {:.1} wavefronts per request where {:.1} would do (bank conflicts)",
-                    kernel.places[i].ptx,
+                    "{line} {opcode}: {:.1} wavefronts per request where {:.1} would do (bank conflicts)",
                     s.waves as f64 / s.shared_requests.max(1) as f64,
                     s.ideal_waves as f64 / s.shared_requests.max(1) as f64
                 );
@@ -172,7 +188,7 @@ impl Report {
         let threads: u32 = launch.block.iter().product();
         add("blocks", blocks);
         add("threads", blocks * u64::from(threads));
-        let resident = profile.blocks_per_sm(kernel, threads, launch.dynamic_shared);
+        let resident = profile.blocks_per_sm(kernel, registers, threads, launch.dynamic_shared);
         let occupancy = f64::from(resident * threads.next_multiple_of(32)) / f64::from(profile.threads_per_sm);
         let get = |n: &str| c.get(n).copied().unwrap_or(0) as f64;
         let sm_clock_us = f64::from(profile.clock_khz) * 1e-3 * f64::from(profile.sms);
@@ -206,6 +222,8 @@ impl Report {
             counters: c,
             classes,
             occupancy,
+            registers,
+            spill_bytes: 0,
             bounds_us,
             hot: hot.into_iter().take(5).map(|h| h.1).collect(),
         }
@@ -233,13 +251,16 @@ impl Report {
         let hot = self.hot.iter().map(|h| quote(h)).collect::<Vec<_>>().join(",");
         let _ = write!(
             s,
-            "{{\"kernel\":{},\"grid\":{:?},\"block\":{:?},\"dynamic_shared\":{},\"static_shared\":{},\"counters\":{{{}}},\
+            "{{\"kernel\":{},\"grid\":{:?},\"block\":{:?},\"dynamic_shared\":{},\"static_shared\":{},\"registers\":{},\
+             \"spill_bytes\":{},\"counters\":{{{}}},\
              \"classes\":{{{}}},\"occupancy\":{:.4},\"bounds_us\":{{{bounds}}},\"hot\":[{hot}]}}",
             quote(&self.kernel),
             self.grid,
             self.block,
             self.dynamic_shared,
             self.static_shared,
+            self.registers,
+            self.spill_bytes,
             numbers(&self.counters),
             numbers(&self.classes),
             self.occupancy,

@@ -98,14 +98,20 @@ impl Profile {
         [SM_80, SM_90].into_iter().find(|p| p.key == key)
     }
 
-    /// Blocks of a kernel that fit one multiprocessor. Registers count only where `.maxnreg` bounds them: how many the
-    /// real compiler uses is not in PTX.
-    pub fn blocks_per_sm(&self, kernel: &Kernel, threads: u32, dynamic_shared: u32) -> u32 {
+    /// Blocks of a kernel that fit one multiprocessor, with this many registers per thread (0: not known, because PTX
+    /// does not say how many the real compiler uses).
+    pub fn blocks_per_sm(&self, kernel: &Kernel, registers: u32, threads: u32, dynamic_shared: u32) -> u32 {
         let threads = threads.next_multiple_of(32).max(32);
         // Every block pays 1 KiB of shared memory to the system.
-        let shared = (kernel.dynamic_at.max(kernel.shared_bytes) + dynamic_shared + 1024).next_multiple_of(128);
-        let by_regs = if kernel.maxnreg > 0 {
-            self.regs_per_sm / (kernel.maxnreg.next_multiple_of(8) * threads)
+        let shared = kernel
+            .dynamic_at
+            .max(kernel.shared_bytes)
+            .saturating_add(dynamic_shared)
+            .saturating_add(1024)
+            .min(1 << 30)
+            .next_multiple_of(128);
+        let by_regs = if registers > 0 {
+            self.regs_per_sm / (registers.next_multiple_of(8) * threads)
         } else {
             self.blocks_per_sm
         };

@@ -2,5 +2,7 @@
 
 pub mod api;
 pub mod error;
+mod fault;
+mod resources;
 pub mod state;
 pub mod stream;

@@ -1,12 +1,14 @@
 //! The one device of the process: its objects, its queue, its findings.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::error;
+use super::api::DEFAULT_POOL;
+use super::resources::{self, Resources};
 use super::stream::{Bytes, Graph, Queue, Stream, Work};
+use super::{api, error};
 use crate::check::finding::{Finding, Kind};
 use crate::count::counters::{Report, quote};
 use crate::count::profile::{Profile, SM_80};
@@ -32,12 +34,29 @@ pub struct Function {
 /// An event.
 #[derive(Debug, Clone, Default)]
 pub struct Event {
+    /// Made to be timed.
+    pub timed: bool,
     /// The command that records it.
     pub command: Option<u64>,
     /// When it was reached.
     pub time: Option<Instant>,
     /// The node that records it, inside a capture.
     pub node: Option<(u64, Option<usize>)>,
+}
+
+/// A memory pool. It decides nothing here, but keeps the books a program may ask for.
+#[derive(Debug, Clone, Default)]
+pub struct Pool {
+    /// Reuse policies: follow event dependencies, opportunistic, internal dependencies.
+    pub reuse: [u32; 3],
+    /// Bytes it may keep.
+    pub threshold: u64,
+    /// Most bytes it may hand out; 0: as many as the device has.
+    pub max: u64,
+    /// Bytes it has handed out.
+    pub used: u64,
+    /// The most of them at one time.
+    pub used_high: u64,
 }
 
 /// Everything behind the entry points.
@@ -62,6 +81,20 @@ pub struct State {
     pub execs: HashMap<u64, Graph>,
     /// Pinned host memory: address to size.
     pub pinned: HashMap<usize, usize>,
+    /// Host memory of the program that was pinned: address to size.
+    pub registered: HashMap<usize, usize>,
+    /// Memory pools by handle.
+    pub pools: HashMap<u64, Pool>,
+    /// The pool that `cuMemAllocAsync` uses.
+    pub pool: u64,
+    /// Pool and size of stream-ordered allocations.
+    pub pool_of: HashMap<u64, (u64, u64)>,
+    /// Stream-ordered frees that are still queued.
+    pub freeing: HashSet<u64>,
+    /// Contexts made by `cuCtxCreate`.
+    pub contexts: HashSet<u64>,
+    /// What `ptxas -v` said about kernels, by name.
+    pub resources: HashMap<String, Resources>,
     /// The primary context is retained this often.
     pub retained: u32,
     /// The error that every later call returns.
@@ -70,6 +103,8 @@ pub struct State {
     pub texts: HashMap<u32, CString>,
     /// Findings in the order of execution.
     pub findings: Vec<Finding>,
+    /// Where a finding of an instruction stands in the list: the same one in the next launch only counts.
+    pub noted: HashMap<(Kind, String, u32), usize>,
     /// Counters of every launch.
     pub reports: Vec<Report>,
     handles: u64,
@@ -80,6 +115,11 @@ static STATE: Mutex<Option<State>> = Mutex::new(None);
 /// Locks the state; `None` before `cuInit`.
 pub fn lock() -> MutexGuard<'static, Option<State>> {
     STATE.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// The state, unless somebody holds it.
+pub fn try_lock() -> Option<MutexGuard<'static, Option<State>>> {
+    STATE.try_lock().ok()
 }
 
 fn option(name: &str) -> Option<String> {
@@ -94,6 +134,20 @@ pub fn checks(name: &str) -> Option<Checks> {
         "none" => Checks::NONE,
         _ => return None,
     })
+}
+
+/// Memory of the host. Every byte of device memory takes one for its state at once, and one for itself and up to six for
+/// races when it is used.
+fn host_memory() -> u64 {
+    // SAFETY: only asks for two numbers.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    u64::try_from(pages).unwrap_or(0).saturating_mul(u64::try_from(size).unwrap_or(0)).max(1 << 30)
+}
+
+/// Reads a file that holds the output of `ptxas -v`.
+pub fn read_resources(file: &str) -> Result<HashMap<String, Resources>, String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+    resources::parse(&text).map_err(|e| format!("{file}: {e}"))
 }
 
 impl State {
@@ -114,8 +168,13 @@ impl State {
         };
         settings.seed = number("SEED")?;
         settings.threads = number("THREADS")? as usize;
+        settings.limit = number("LIMIT")?;
+        let resources = match option("RESOURCES") {
+            None => HashMap::new(),
+            Some(file) => read_resources(&file).map_err(|e| format!("WARPSMITH_EMULATOR_RESOURCES: {e}"))?,
+        };
         Ok(State {
-            device: Device::new(profile.memory_bytes)?,
+            device: Device::new(profile.memory_bytes.min(host_memory() / 2))?,
             profile,
             settings,
             queue: Queue::new(settings.seed),
@@ -125,10 +184,18 @@ impl State {
             graphs: HashMap::new(),
             execs: HashMap::new(),
             pinned: HashMap::new(),
+            registered: HashMap::new(),
+            pools: HashMap::from([(DEFAULT_POOL, Pool { reuse: [1; 3], ..Pool::default() })]),
+            pool: DEFAULT_POOL,
+            pool_of: HashMap::new(),
+            freeing: HashSet::new(),
+            contexts: HashSet::new(),
+            resources,
             retained: 0,
             sticky: None,
             texts: HashMap::new(),
             findings: Vec::new(),
+            noted: HashMap::new(),
             reports: Vec::new(),
             handles: 0x1000,
         })
@@ -182,11 +249,9 @@ impl State {
             return Ok(());
         }
         if stream == 0 && self.queue.streams.values().any(|s| s.capture.is_some() && s.blocking) {
-            for g in self.graphs.values_mut() {
-                g.invalid = true;
-            }
+            self.invalidate_all(|s| s.blocking);
             return self.fail(
-                906,
+                error::CAPTURE_IMPLICIT,
                 "work on the legacy default stream while another stream is capturing: use a stream of your own",
             );
         }
@@ -205,13 +270,56 @@ impl State {
         Ok(g.nodes.len() - 1)
     }
 
+    /// Whether any stream is being captured.
+    pub fn capturing(&self) -> bool {
+        self.queue.streams.values().any(|s| s.capture.is_some())
+    }
+
+    /// A call that cannot be captured was made: the capture yields no graph.
+    pub fn invalidate(&mut self, capture: u64) {
+        if let Some(g) = self.graphs.get_mut(&capture) {
+            g.invalid = true;
+        }
+    }
+
+    fn invalidate_all(&mut self, which: impl Fn(&Stream) -> bool) {
+        let captures: Vec<u64> = self.queue.streams.values().filter(|s| which(s)).filter_map(|s| s.capture).collect();
+        for c in captures {
+            self.invalidate(c);
+        }
+    }
+
+    /// Fails if the capture modes forbid a call that a capture in progress could make unsafe.
+    pub fn allowed_in_capture(&mut self, what: &str) -> Outcome {
+        let me = std::thread::current().id();
+        let mine = api::capture_mode();
+        let forbids = |g: &Graph| match mine {
+            2 => false,
+            m => (g.mode != 2 && g.thread == Some(me)) || (m == 0 && g.mode == 0),
+        };
+        let active: Vec<u64> = self.queue.streams.values().filter_map(|s| s.capture).collect();
+        if let Some(&c) = active.iter().find(|c| self.graphs.get(c).is_some_and(forbids)) {
+            self.invalidate(c);
+            return self.fail(error::CAPTURE_UNSUPPORTED, format!("{what} while a stream is being captured"));
+        }
+        Ok(())
+    }
+
+    /// Registers of a thread: what `ptxas` said, else the bound in the PTX, else 0.
+    pub fn registers(&self, kernel: &Kernel) -> u32 {
+        self.resources.get(&kernel.name).map_or(kernel.maxnreg, |r| r.registers)
+    }
+
+    /// Blocks of a kernel that fit one multiprocessor.
+    pub fn blocks_per_sm(&self, kernel: &Kernel, threads: u32, dynamic_shared: u32) -> u32 {
+        self.profile.blocks_per_sm(kernel, self.registers(kernel), threads, dynamic_shared)
+    }
+
     /// Fails if a call that waits is made on a capturing stream.
     pub fn no_capture(&mut self, stream: u64) -> Outcome {
         let capture = self.queue.streams.get(&stream).and_then(|s| s.capture);
         if let Some(c) = capture {
-            if let Some(g) = self.graphs.get_mut(&c) {
-                g.invalid = true;
-            }
+            self.invalidate(c);
             return self.fail(
                 error::CAPTURE_UNSUPPORTED,
                 "this call waits for a stream that is capturing: end the capture first",
@@ -232,10 +340,8 @@ impl State {
 
     /// Runs everything.
     pub fn synchronise_all(&mut self) -> Outcome {
-        if self.queue.streams.values().any(|s| s.capture.is_some()) {
-            for g in self.graphs.values_mut() {
-                g.invalid = true;
-            }
+        if self.capturing() {
+            self.invalidate_all(|_| true);
             return self
                 .fail(error::CAPTURE_UNSUPPORTED, "the context cannot be synchronised while a stream is capturing");
         }
@@ -249,13 +355,22 @@ impl State {
             let Some(command) = self.queue.take(id) else { continue };
             if let Err(code) = self.execute(command.work) {
                 self.sticky = Some(code);
-                self.queue.clear();
+                self.drop_queue();
                 return Err(code);
             }
         }
         Ok(())
     }
 
+    /// Forgets queued work. What the program has asked to free is freed, so that it is no leak.
+    pub fn drop_queue(&mut self) {
+        self.queue.clear();
+        for p in std::mem::take(&mut self.freeing) {
+            let _ = self.device.arena.free(p, "cuMemFreeAsync");
+        }
+    }
+
+    /// Checks a range again when its command runs: the allocation may not be made yet, or be gone.
     fn ordered(&mut self, what: &str, at: u64, bytes: u64) -> Outcome {
         let text = match self.device.check_range(at, bytes) {
             Ok(()) => match self.device.arena.find(at) {
@@ -264,9 +379,14 @@ impl State {
             },
             Err(e) => format!("{what} of {e}"),
         };
-        let early = text.contains("not allocated yet") || text.contains("freed by");
-        let kind = if early { Kind::StreamOrder } else { Kind::ApiBounds };
-        self.finding(kind, error::INVALID_VALUE, text)
+        let (kind, code) = if text.contains("not allocated yet") {
+            (Kind::StreamOrder, error::ILLEGAL_ADDRESS)
+        } else if text.contains("was freed") {
+            (Kind::UseAfterFree, error::ILLEGAL_ADDRESS)
+        } else {
+            (Kind::ApiBounds, error::INVALID_VALUE)
+        };
+        self.finding(kind, code, text)
     }
 
     fn execute(&mut self, work: Work) -> Outcome {
@@ -291,6 +411,7 @@ impl State {
             }
             Work::Download(dst, src, bytes) => {
                 self.ordered("device-to-host copy", src, bytes as u64)?;
+                self.check_written("device-to-host copy", src, bytes as u64);
                 // SAFETY: as for uploads; the program keeps the destination alive until the copy is done.
                 let host = unsafe { std::slice::from_raw_parts_mut(dst as *mut u8, bytes) };
                 match self.device.download(src, host) {
@@ -329,14 +450,45 @@ impl State {
                 self.device.arena.open(at);
                 Ok(())
             }
-            Work::Free(at) => self.free(at, "cuMemFreeAsync"),
+            Work::Free(at) => {
+                self.freeing.remove(&at);
+                if self.graphs.values().chain(self.execs.values()).any(|g| g.memory.contains(&at)) {
+                    self.device.arena.close(at);
+                    return Ok(());
+                }
+                self.free(at, "cuMemFreeAsync")
+            }
+            Work::Close(at) => {
+                self.device.arena.close(at);
+                Ok(())
+            }
             Work::Host(f, arg) => {
                 // SAFETY: the program gave a function of this type, which must not call the driver.
-                unsafe {
-                    let f: extern "C" fn(*mut libc::c_void) = std::mem::transmute(f);
-                    f(arg as *mut libc::c_void);
-                }
+                let f = unsafe { std::mem::transmute::<usize, extern "C" fn(*mut libc::c_void)>(f) };
+                api::call_back(|| f(arg as *mut libc::c_void));
                 Ok(())
+            }
+        }
+    }
+
+    /// Notes a copy out of bytes that nobody wrote. The copy goes on.
+    fn check_written(&mut self, what: &str, at: u64, bytes: u64) {
+        if !self.settings.checks.memory {
+            return;
+        }
+        let Some(first) = self.device.arena.first_unwritten(at, bytes) else { return };
+        let message = format!(
+            "{what} of {bytes} bytes at {at:#x}: byte {first} was never written, {}",
+            self.device.arena.locate(at + first)
+        );
+        self.findings.push(Finding { kind: Kind::Uninitialised, message, place: None, count: 1 });
+    }
+
+    /// A graph is gone: memory that no other graph hands out is free.
+    pub fn release(&mut self, graph: Graph) {
+        for at in graph.memory {
+            if !self.graphs.values().chain(self.execs.values()).any(|g| g.memory.contains(&at)) {
+                let _ = self.device.arena.free(at, "the end of its graph");
             }
         }
     }
@@ -350,14 +502,21 @@ impl State {
             self.findings.push(Finding { kind: Kind::Unused, message, place: None, count: 1 });
         }
         match self.device.arena.free(at, by) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                if let Some((pool, bytes)) = self.pool_of.remove(&at)
+                    && let Some(p) = self.pools.get_mut(&pool)
+                {
+                    p.used -= bytes;
+                }
+                Ok(())
+            }
             Err(e) => self.finding(Kind::InvalidFree, error::INVALID_VALUE, e),
         }
     }
 
     fn execute_launch(&mut self, kernel: &Kernel, launch: &Launch) -> Outcome {
         let threads: u32 = launch.block.iter().product();
-        let per_sm = self.profile.blocks_per_sm(kernel, threads, launch.dynamic_shared).max(1);
+        let per_sm = self.blocks_per_sm(kernel, threads, launch.dynamic_shared).max(1);
         let settings = Settings { resident: (per_sm * self.profile.sms) as usize, ..self.settings };
         let outcome = self.device.launch(kernel, launch, &settings);
         if !outcome.output.is_empty() {
@@ -367,14 +526,25 @@ impl State {
             let _ = out.write_all(&outcome.output).and_then(|()| out.flush());
         }
         if self.settings.checks.count {
-            self.reports.push(Report::new(kernel, launch, &outcome, &self.profile));
+            let resources = self.resources.get(&kernel.name).copied();
+            let registers = resources.map_or(kernel.maxnreg, |r| r.registers);
+            let mut report = Report::new(kernel, launch, &outcome, &self.profile, registers);
+            report.spill_bytes = resources.map_or(0, |r| r.spills);
+            self.reports.push(report);
         }
-        self.findings.extend(outcome.findings.iter().cloned());
+        for f in &outcome.findings {
+            let place = f.place.as_ref().map_or_else(Default::default, |p| (p.kernel.clone(), p.ptx_line));
+            let next = self.findings.len();
+            match *self.noted.entry((f.kind, place.0, place.1)).or_insert(next) {
+                at if at == next => self.findings.push(f.clone()),
+                at => self.findings[at].count += f.count,
+            }
+        }
         let Some(fault) = outcome.fault else { return Ok(()) };
         let code = match fault.kind {
             Kind::OutOfBounds | Kind::UseAfterFree | Kind::StreamOrder => error::ILLEGAL_ADDRESS,
             Kind::Misaligned => error::MISALIGNED_ADDRESS,
-            Kind::Deadlock => error::LAUNCH_TIMEOUT,
+            Kind::Deadlock | Kind::TimeLimit => error::LAUNCH_TIMEOUT,
             Kind::Assert => error::ASSERT,
             _ => error::LAUNCH_FAILED,
         };
@@ -406,8 +576,9 @@ impl State {
             .map(|a| format!("{{\"name\":{},\"address\":{},\"bytes\":{}}}", quote(&a.name), a.base, a.bytes))
             .collect();
         format!(
-            "{{\"profile\":{},\"launches\":[{}],\"findings\":[{}],\"live\":[{}]}}",
+            "{{\"profile\":{},\"faulted\":{},\"launches\":[{}],\"findings\":[{}],\"live\":[{}]}}",
             quote(self.profile.key),
+            self.sticky.is_some(),
             launches.join(","),
             findings.join(","),
             live.join(",")

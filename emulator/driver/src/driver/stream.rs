@@ -35,6 +35,8 @@ pub enum Work {
     Open(u64),
     /// A stream-ordered free.
     Free(u64),
+    /// A free inside a graph: the address stays the graph's, for its next run.
+    Close(u64),
     /// Calls back into the program: function, argument.
     Host(usize, usize),
     /// Only orders others.
@@ -59,6 +61,8 @@ pub struct Stream {
     pub waits: Vec<u64>,
     /// Synchronises with the legacy default stream.
     pub blocking: bool,
+    /// Its priority, which changes nothing.
+    pub priority: i32,
     /// Capture it belongs to.
     pub capture: Option<u64>,
     /// Its latest node in that capture.
@@ -76,6 +80,12 @@ pub struct Graph {
     pub origin: u64,
     /// A call that may not be captured was made.
     pub invalid: bool,
+    /// Memory that its allocations hand out at every run.
+    pub memory: Vec<u64>,
+    /// Which calls its capture forbids: 0 unsafe ones of all threads, 1 of its own thread, 2 none.
+    pub mode: i32,
+    /// The thread that began the capture.
+    pub thread: Option<std::thread::ThreadId>,
 }
 
 /// The queue of a device.

@@ -60,51 +60,44 @@ unsafe fn load<L: Lane>(r: *mut u32, at: u32) -> [L::Raw; LANES] {
     unsafe { r.add(at as usize).cast::<[L::Raw; LANES]>().read() }
 }
 
-/// Writes the active lanes of a row.
-///
-/// # Safety
-/// As for `load`, and nothing else may hold a reference to the row.
-#[inline(always)]
-unsafe fn store<L: Lane>(r: *mut u32, at: u32, v: &[L::Raw; LANES], mask: u32) {
-    // SAFETY: the caller vouches for the row.
-    unsafe {
-        let d = r.add(at as usize).cast::<[L::Raw; LANES]>();
-        if mask == ALL {
-            d.write(*v);
-        } else {
-            let mut out = d.read();
-            for i in 0..LANES {
-                out[i] = L::blend(out[i], v[i], (mask >> i & 1).wrapping_neg());
-            }
-            d.write(out);
-        }
-    }
-}
-
+/// The operation on all lanes, `$width` at a time, straight from row to row: a source may be the destination, but every
+/// group of lanes is read before it is written. With some lanes off, the results are blended into the row.
 macro_rules! lanes_do {
-    ($r:ident, $o:ident, $m:ident, $d:ident; $($x:ident: $t:ident = $k:tt),*; $body:expr) => {{
-        // SAFETY: lowering gives every operation rows of the widths in its table line.
+    ($r:ident, $o:ident, $m:ident, $width:literal, $d:ident; $($x:ident: $t:ident = $k:tt),*; $body:expr) => {{
+        // SAFETY: lowering gives every operation rows of the widths in its table line; rows are aligned to their lanes,
+        // and two rows are one or apart.
         unsafe {
-            $(let $x = load::<$t>($r, $o[$k]);)*
-            let mut out = [<$d as Lane>::Raw::default(); LANES];
-            for i in 0..LANES {
-                $(let $x = <$t as Lane>::value($x[i]);)*
-                out[i] = <$d as Lane>::raw($body);
+            let d = $r.add($o[0] as usize).cast::<[<$d as Lane>::Raw; $width]>();
+            $(let $x = $r.add($o[$k] as usize).cast::<[<$t as Lane>::Raw; $width]>();)*
+            for part in 0..LANES / $width {
+                $(let $x = $x.add(part).read();)*
+                let mut out = [<$d as Lane>::Raw::default(); $width];
+                for i in 0..$width {
+                    $(let $x = <$t as Lane>::value($x[i]);)*
+                    out[i] = <$d as Lane>::raw($body);
+                }
+                if $m != ALL {
+                    let old = d.add(part).read();
+                    let on = $m >> (part * $width);
+                    for i in 0..$width {
+                        out[i] = <$d>::blend(old[i], out[i], (on >> i & 1).wrapping_neg());
+                    }
+                }
+                d.add(part).write(out);
             }
-            store::<$d>($r, $o[0], &out, $m);
         }
     }};
 }
 
 macro_rules! level {
-    ($module:ident, $feature:literal, $($name:ident = $d:ident($($x:ident: $t:ident = $k:tt),*) $body:expr;)*) => {
+    ($module:ident, $feature:literal, $width:literal, $($name:ident = $d:ident($($x:ident: $t:ident = $k:tt),*) $body:expr;)*) => {
         #[allow(non_snake_case)]
         mod $module {
             use super::*;
             $(
                 #[cfg_attr(target_arch = "x86_64", target_feature(enable = $feature))]
                 pub unsafe fn $name(r: *mut u32, o: &[u32; 5], m: u32) {
-                    lanes_do!(r, o, m, $d; $($x: $t = $k),*; $body)
+                    lanes_do!(r, o, m, $width, $d; $($x: $t = $k),*; $body)
                 }
             )*
         }
@@ -118,9 +111,9 @@ macro_rules! table {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Alu { $($name),* }
 
-        level!(base, "sse2", $($name = $d($($x: $t = $k),*) $body;)*);
-        level!(avx2, "avx2,fma,bmi1,bmi2,popcnt,lzcnt", $($name = $d($($x: $t = $k),*) $body;)*);
-        level!(avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,popcnt,lzcnt",
+        level!(base, "sse2", 4, $($name = $d($($x: $t = $k),*) $body;)*);
+        level!(avx2, "avx2,fma,bmi1,bmi2,popcnt,lzcnt", 8, $($name = $d($($x: $t = $k),*) $body;)*);
+        level!(avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,popcnt,lzcnt", 16,
             $($name = $d($($x: $t = $k),*) $body;)*);
 
         impl Alu {
@@ -324,6 +317,11 @@ table! {
     Dp2aHiSU = U32(a: U32 = 1, b: U32 = 2, c: U32 = 3) dp2a(a, b >> 16, c, true, false);
     Dp2aHiSS = U32(a: U32 = 1, b: U32 = 2, c: U32 = 3) dp2a(a, b >> 16, c, true, true);
 
+    AbsDiff2 = U32(a: U32 = 1, b: U32 = 2) abs_diff2(a, b);
+    AbsDiffAdd2 = U32(a: U32 = 1, b: U32 = 2, c: U32 = 3) dp2a(abs_diff2(a, b), 0x0101, c, false, false);
+    AbsDiff4 = U32(a: U32 = 1, b: U32 = 2) abs_diff4(a, b);
+    AbsDiffAdd4 = U32(a: U32 = 1, b: U32 = 2, c: U32 = 3) dp4a(abs_diff4(a, b), 0x0101_0101, c, false, false);
+
     And32 = U32(a: U32 = 1, b: U32 = 2) a & b;
     And64 = U64(a: U64 = 1, b: U64 = 2) a & b;
     Or32 = U32(a: U32 = 1, b: U32 = 2) a | b;
@@ -399,6 +397,8 @@ table! {
     SqrtF64 = F64(a: F64 = 1) a.sqrt();
     RcpF64 = F64(a: F64 = 1) 1.0 / a;
     RsqrtF64 = F64(a: F64 = 1) 1.0 / a.sqrt();
+    RcpGrossF64 = U64(a: U64 = 1) gross(a, |v| 1.0 / v);
+    RsqrtGrossF64 = U64(a: U64 = 1) gross(a, |v| 1.0 / v.sqrt());
     MinF64 = F64(a: F64 = 1, b: F64 = 2) min_f64(a, b);
     MaxF64 = F64(a: F64 = 1, b: F64 = 2) max_f64(a, b);
     AbsF64 = U64(a: U64 = 1) a & !(1 << 63);
@@ -556,6 +556,22 @@ fn dp4a(a: u32, b: u32, c: u32, sa: bool, sb: bool) -> u32 {
     sum
 }
 
+/// |a - b| of two unsigned halves.
+#[inline(always)]
+fn abs_diff2(a: u32, b: u32) -> u32 {
+    (a & 0xffff).abs_diff(b & 0xffff) | (a >> 16).abs_diff(b >> 16) << 16
+}
+
+/// |a - b| of four unsigned bytes.
+#[inline(always)]
+fn abs_diff4(a: u32, b: u32) -> u32 {
+    let mut out = 0;
+    for i in 0..4 {
+        out |= byte(a, i, false).abs_diff(byte(b, i, false)) << (8 * i);
+    }
+    out
+}
+
 #[inline(always)]
 fn dp2a(a: u32, b: u32, c: u32, sa: bool, sb: bool) -> u32 {
     let half = |v: u32| if sa { v as i16 as i32 as u32 } else { v & 0xffff };
@@ -623,6 +639,14 @@ pub fn max_f64(a: f64, b: f64) -> f64 {
     let r = if a == b { f64::from_bits(a.to_bits() & b.to_bits()) } else { ordered };
     let r = if b.is_nan() { a } else { r };
     if a.is_nan() { b } else { r }
+}
+
+/// `rcp.approx.ftz.f64` and `rsqrt.approx.ftz.f64`: only the upper 32 bits of operand and result count.
+#[inline(always)]
+fn gross(a: u64, f: impl Fn(f64) -> f64) -> u64 {
+    let flush = |v: u64| if v & 0x7ff0_0000_0000_0000 == 0 { v & 1 << 63 } else { v };
+    let r = f(f64::from_bits(flush(a & !0xffff_ffff)));
+    if r.is_nan() { 0x7fff_ffff_0000_0000 } else { flush((r.to_bits().wrapping_add(0x8000_0000)) & !0xffff_ffff) }
 }
 
 #[inline(always)]

@@ -142,81 +142,116 @@ pub fn fma_odd(a: f64, b: f64, c: f64) -> f64 {
     odd(s, e)
 }
 
-/// An f64 result `r`, nearest, of which `err` has the sign of (exact − r): moved to the neighbour that `round` asks for.
-fn nudge64(r: f64, err: f64, round: Round) -> f64 {
-    if r.is_nan() || err.is_nan() || r.is_infinite() {
-        return r;
-    }
-    let up = |r: f64| if r == 0.0 { f64::from_bits(1) } else { r.next_up() };
-    let down = |r: f64| if r == 0.0 { -f64::from_bits(1) } else { r.next_down() };
-    match round {
-        Round::Nearest | Round::Away => r,
-        Round::Up if err > 0.0 => up(r),
-        Round::Down if err < 0.0 => down(r),
-        Round::Zero if r > 0.0 && err < 0.0 => down(r),
-        Round::Zero if r < 0.0 && err > 0.0 => up(r),
-        _ => r,
-    }
+/// Mantissa and exponent of a finite f64.
+fn parts64(v: f64) -> (u128, i32) {
+    let (e, m) = ((v.to_bits() >> 52 & 0x7ff) as i32, u128::from(v.to_bits() & ((1 << 52) - 1)));
+    if e == 0 { (m, -1074) } else { (m | 1 << 52, e - 1075) }
 }
 
-/// Overflow in a directed mode stays at the largest finite number.
-fn overflow64(r: f64, finite_inputs: bool, round: Round) -> f64 {
-    if !r.is_infinite() || !finite_inputs {
-        return r;
+/// ±mant * 2^exp rounded to f64. The lowest bit of a long `mant` may stand for everything below it.
+fn round64(negative: bool, mant: u128, exp: i32, round: Round) -> f64 {
+    let sign = if negative { -1.0 } else { 1.0 };
+    if mant == 0 {
+        return sign * 0.0;
     }
-    match (round, r > 0.0) {
-        (Round::Zero | Round::Down, true) => f64::MAX,
-        (Round::Zero | Round::Up, false) => f64::MIN,
-        _ => r,
+    let top = 127 - mant.leading_zeros() as i32;
+    let mut weight = (exp + top).max(-1022) - 52;
+    let shift = weight - exp;
+    let (q, half, rest) = match shift {
+        ..=0 => (mant << -shift, false, false),
+        1..=127 => (mant >> shift, mant >> (shift - 1) & 1 == 1, mant & ((1 << (shift - 1)) - 1) != 0),
+        _ => (0, false, true),
+    };
+    let up = match round {
+        Round::Nearest => half && (rest || q & 1 == 1),
+        Round::Away => half,
+        Round::Zero => false,
+        Round::Down => negative && (half || rest),
+        Round::Up => !negative && (half || rest),
+    };
+    let mut q = q as u64 + u64::from(up);
+    if q == 1 << 53 {
+        q >>= 1;
+        weight += 1;
     }
-}
-
-/// An exact zero sum of opposite signs is −0 when rounding down.
-fn zero_sign(r: f64, a: f64, b: f64, round: Round) -> f64 {
-    if r == 0.0 && round == Round::Down && a.is_sign_negative() != b.is_sign_negative() { -0.0 } else { r }
+    let e = weight + 1075;
+    if q >= 1 << 52 && e >= 2047 {
+        let stays = match round {
+            Round::Nearest | Round::Away => false,
+            Round::Zero => true,
+            Round::Down => !negative,
+            Round::Up => negative,
+        };
+        return sign * if stays { f64::MAX } else { f64::INFINITY };
+    }
+    let bits = if q < 1 << 52 { q } else { (e as u64) << 52 | (q & ((1 << 52) - 1)) };
+    sign * f64::from_bits(bits)
 }
 
 /// f64 addition.
 pub fn add64(a: f64, b: f64, round: Round) -> f64 {
-    let (s, e) = two_sum(a, b);
-    let r = zero_sign(nudge64(s, e, round), a, b, round);
-    overflow64(r, a.is_finite() && b.is_finite(), round)
+    fma64(a, 1.0, b, round)
 }
 
 /// f64 multiplication.
 pub fn mul64(a: f64, b: f64, round: Round) -> f64 {
-    let p = a * b;
-    overflow64(nudge64(p, a.mul_add(b, -p), round), a.is_finite() && b.is_finite(), round)
-}
-
-/// f64 fused multiply-add. The error of the nearest result is found after Boldo and Muller (ErrFmaNearest).
-pub fn fma64(a: f64, b: f64, c: f64, round: Round) -> f64 {
-    let r = a.mul_add(b, c);
-    if round == Round::Nearest {
+    let r = a * b;
+    if round == Round::Nearest || !a.is_finite() || !b.is_finite() || a == 0.0 || b == 0.0 {
         return r;
     }
-    let u1 = a * b;
-    let u2 = a.mul_add(b, -u1);
-    let (a1, a2) = two_sum(c, u2);
-    let (b1, b2) = two_sum(u1, a1);
-    let g = (b1 - r) + b2;
-    let err = g + a2;
-    let r = zero_sign(nudge64(r, err, round), u1, c, round);
-    overflow64(r, a.is_finite() && b.is_finite() && c.is_finite(), round)
+    let ((ma, ea), (mb, eb)) = (parts64(a), parts64(b));
+    round64(r.is_sign_negative(), ma * mb, ea + eb, round)
+}
+
+/// f64 fused multiply-add. The directed modes, which the host does not have, are done in integers: both terms with their
+/// highest bit at bit 124, the smaller one shifted to the larger, what falls off kept as one bit.
+pub fn fma64(a: f64, b: f64, c: f64, round: Round) -> f64 {
+    if round == Round::Nearest || !a.is_finite() || !b.is_finite() || !c.is_finite() {
+        return a.mul_add(b, c);
+    }
+    let ((ma, ea), (mb, eb), (mc, ec)) = (parts64(a), parts64(b), parts64(c));
+    let product = a.is_sign_negative() != b.is_sign_negative();
+    let normal = |negative: bool, m: u128, e: i32| {
+        let up = if m == 0 { 0 } else { m.leading_zeros() - 3 };
+        (negative, m << up, if m == 0 { i32::MIN / 2 } else { e - up as i32 })
+    };
+    let x = normal(product, ma * mb, ea + eb);
+    let y = normal(c.is_sign_negative(), mc, ec);
+    let (big, small) = if (x.2, x.1) >= (y.2, y.1) { (x, y) } else { (y, x) };
+    let gap = (big.2 - small.2).min(127);
+    let kept = small.1 >> gap;
+    let aligned = kept | u128::from(kept << gap != small.1);
+    let (negative, mant) = if big.0 == small.0 { (big.0, big.1 + aligned) } else { (big.0, big.1 - aligned) };
+    // An exact zero of opposite signs is negative only when rounding down.
+    let negative = if mant == 0 && x.0 != y.0 { round == Round::Down } else { negative };
+    round64(negative, mant, big.2, round)
 }
 
 /// f64 division.
 pub fn div64(a: f64, b: f64, round: Round) -> f64 {
-    let q = a / b;
-    let rest = (-q).mul_add(b, a);
-    let err = if b < 0.0 { -rest } else { rest };
-    overflow64(nudge64(q, err, round), a.is_finite() && b != 0.0, round)
+    let r = a / b;
+    if round == Round::Nearest || !a.is_finite() || !b.is_finite() || a == 0.0 || b == 0.0 {
+        return r;
+    }
+    let ((ma, ea), (mb, eb)) = (parts64(a), parts64(b));
+    let up = ma.leading_zeros() - 1;
+    let (n, e) = (ma << up, ea - up as i32);
+    round64(r.is_sign_negative(), n / mb | u128::from(n % mb != 0), e - eb, round)
 }
 
 /// f64 square root.
 pub fn sqrt64(a: f64, round: Round) -> f64 {
-    let q = a.sqrt();
-    nudge64(q, (-q).mul_add(q, a), round)
+    let r = a.sqrt();
+    if round == Round::Nearest || !r.is_finite() || a == 0.0 {
+        return r;
+    }
+    // An even exponent and 126 bits or so: the integer root has 63, and one more says whether it is exact.
+    let (m, e) = parts64(a);
+    let up = (m.leading_zeros() as i32 - 2) & !1;
+    let up = up + (e - up & 1);
+    let (m, e) = (m << up, e - up);
+    let root = m.isqrt();
+    round64(false, root << 1 | u128::from(root * root != m), e / 2 - 1, round)
 }
 
 /// Rounds to an integer value in the given mode.

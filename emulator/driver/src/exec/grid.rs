@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use super::alu::Level;
 use super::async_copy::AsyncCopies;
@@ -48,6 +49,10 @@ pub struct Options {
     pub resident: usize,
     /// Number of multiprocessors, for `%nsmid`.
     pub sms: u32,
+    /// When to give the launch up, and after how many seconds that is.
+    pub deadline: Option<(Instant, u64)>,
+    /// Where the barrier of a cooperative launch lies; `launch` sets it.
+    pub workspace: u64,
 }
 
 /// What a launch did.
@@ -101,6 +106,19 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
     } else {
         options.threads.clamp(1, usize::try_from(blocks).unwrap_or(usize::MAX))
     };
+    // Cooperative groups synchronise a grid through a counter that the driver provides: its size, then the counter.
+    let mut options = *options;
+    if spec.cooperative && kernel.specials.iter().any(|s| matches!(s.0, Special::EnvReg(1 | 2))) {
+        let at = arena.alloc(8, Some("the barrier of a cooperative launch".to_string()), true).unwrap_or(0);
+        if at != 0 {
+            let view = arena.view();
+            // SAFETY: the eight bytes were just allocated, and they are aligned.
+            unsafe { view.data.add((at - view.base) as usize).cast::<[u32; 2]>().write([8, 0]) }
+            arena.mark_init(at, 8);
+        }
+        options.workspace = at;
+    }
+    let options = &options;
     let next = AtomicU64::new(0);
     let failed = AtomicU64::new(u64::MAX);
     let total = Mutex::new((Outcome::default(), BTreeMap::new()));
@@ -125,6 +143,10 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
                 s.spawn(work);
             }
         });
+    }
+    if options.workspace != 0 {
+        // The address came from `alloc`, so freeing it cannot fail.
+        let _ = arena.free(options.workspace, "the end of the launch");
     }
     let (mut out, findings): (Outcome, Noted) = total.into_inner().unwrap_or_else(|e| e.into_inner());
     let failed = failed.load(Ordering::Relaxed);
@@ -202,6 +224,7 @@ fn context<'a>(kernel: &'a Kernel, arena: &'a Arena, params: &'a Private, spec: 
         out_of_step: false,
         ticks: 0,
         level: options.level,
+        deadline: options.deadline,
     }
 }
 
@@ -361,6 +384,7 @@ fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
             barriers: vec![Barrier::default(); 16],
             threads,
             exited: 0,
+            exit_clock: [0; 32],
             wake: Vec::new(),
         },
         warps,
@@ -388,7 +412,9 @@ fn static_special(s: Special, spec: &Launch, options: &Options, kernel: &Kernel,
         Special::LaneMaskGt => (u32::MAX << lane) & !(1 << lane),
         Special::DynamicSmem => spec.dynamic_shared,
         Special::TotalSmem => kernel.shared_bytes + spec.dynamic_shared,
-        Special::Ctaid(_) | Special::SmId | Special::Zero => 0,
+        Special::EnvReg(1) => (options.workspace >> 32) as u32,
+        Special::EnvReg(2) => options.workspace as u32,
+        Special::Ctaid(_) | Special::SmId | Special::EnvReg(_) => 0,
     };
     u64::from(v)
 }
@@ -401,6 +427,7 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
     block.number = number as u32;
     block.index = index;
     block.exited = 0;
+    block.exit_clock = [0; 32];
     block.published.clear();
     block.seen = Arc::default();
     block.barriers.fill(Barrier::default());
@@ -458,6 +485,15 @@ fn ready(warp: &Warp) -> Option<usize> {
 /// One turn of every warp of a block.
 fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
     let Slot { block, warps } = slot;
+    if let Some((_, seconds)) = cx.deadline.filter(|d| Instant::now() > d.0)
+        && let Some(warp) = warps.iter().find(|w| w.live != 0)
+    {
+        let group = warp.groups.iter().find(|g| g.state == State::Ready).or(warp.groups.first());
+        let (pc, mask) = group.map_or((0, warp.live), |g| (g.pc, g.mask));
+        let message = format!("the launch has not ended after {seconds} seconds; this is one of the places it is at");
+        cx.report(block, warp, pc as usize, mask.trailing_zeros() as usize & 31, Kind::TimeLimit, message);
+        return Turn::Fault;
+    }
     let mut able = false;
     let mut alive = false;
     for w in 0..warps.len() {
@@ -544,9 +580,11 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
     cx.fine = false;
 }
 
-/// Lanes that wait for spinning ones of their warp may hold what those need: lets the waiting ones of one warp go on.
+/// Lanes that wait at a meeting point may hold what the others of their warp need, be it that those spin or that they
+/// stand at a `.sync` operation whose mask names the waiting ones: lets the waiting ones of one warp go on.
 fn release(slot: &mut Slot) -> bool {
-    slot.warps.iter_mut().filter(|w| w.spinning).any(|w| {
+    let blocked = |w: &Warp| w.spinning || w.groups.iter().any(|g| matches!(g.state, State::Sync(_)));
+    slot.warps.iter_mut().filter(|w| blocked(w)).any(|w| {
         let released = w.release_waiters();
         w.spinning &= !released;
         released

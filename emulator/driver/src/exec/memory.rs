@@ -13,7 +13,9 @@ use crate::ptx::ast::{Space, Ty};
 pub const SHARED_WINDOW: u64 = 0x0400_0000_0000;
 /// Generic addresses of local memory start here.
 pub const LOCAL_WINDOW: u64 = 0x0401_0000_0000;
-/// Size of either window.
+/// Generic addresses of the parameter block start here.
+pub const PARAM_WINDOW: u64 = 0x0402_0000_0000;
+/// Size of a window.
 const WINDOW: u64 = 1 << 32;
 
 /// The state space of a generic address.
@@ -23,6 +25,8 @@ pub fn space_of(address: u64) -> Space {
         Space::Shared
     } else if address.wrapping_sub(LOCAL_WINDOW) < WINDOW {
         Space::Local
+    } else if address.wrapping_sub(PARAM_WINDOW) < WINDOW {
+        Space::Param
     } else {
         Space::Global
     }
@@ -140,7 +144,7 @@ pub fn request(
             let size = u64::from(cx.kernel.local_bytes);
             (View { base, size, ..warp.local.view() }, size)
         }
-        Space::Param => (cx.params.view(), 0),
+        Space::Param => (View { base: if generic { PARAM_WINDOW } else { 0 }, ..cx.params.view() }, 0),
         _ => (cx.global, 0),
     };
     let mut at = [0; LANES];
@@ -189,7 +193,7 @@ pub fn check(
     used: u32,
 ) -> Result<(), Stop> {
     let bytes = u64::from(r.bytes);
-    if r.dense {
+    if r.dense && r.space != Space::Param {
         let total = bytes * LANES as u64;
         let inside = r.at[0] < r.view.size && total <= r.view.size - r.at[0] && r.at[0] & (bytes - 1) == 0;
         let state = |at: u64| {
@@ -214,6 +218,12 @@ fn check_lanes(
     used: u32,
 ) -> Result<(), Stop> {
     let bytes = u64::from(r.bytes);
+    if r.space == Space::Param && intent != Intent::Read {
+        let lane = r.mask.trailing_zeros() as usize & 31;
+        let message = format!("{}: kernel parameters cannot be written", access_text(cx, r, lane, intent));
+        cx.report(block, warp, pc, lane, Kind::OutOfBounds, message);
+        return Err(Stop::Fault);
+    }
     let want = if intent.reads() { READY } else { LIVE };
     let care = want | PENDING;
     let all_used = used == u32::MAX;
@@ -287,7 +297,7 @@ fn origin(cx: &Cx, r: &Request, lane: usize, byte: u64) -> String {
     }
     let address = r.at[lane].wrapping_add(r.view.base).wrapping_add(byte);
     cx.arena
-        .find(address)
+        .innermost(address)
         .map(|a| {
             format!(
                 " since {} ({} bytes at {:#x}) was made, {} bytes into it",
@@ -317,7 +327,11 @@ fn fault(
     let address = r.at[lane].wrapping_add(r.view.base);
     let mut kind = kind;
     let message = if kind == Kind::Misaligned {
-        format!("{text}: the address must be a multiple of {}", r.bytes)
+        let place = match r.space {
+            Space::Global if cx.arena.contains(address) => format!("; it lies {}", cx.arena.locate(address)),
+            _ => String::new(),
+        };
+        format!("{text}: the address must be a multiple of {}{place}", r.bytes)
     } else if r.space == Space::Global || r.space == Space::Const {
         let first_bad = address.wrapping_add(byte);
         if cx.arena.contains(address) {
@@ -338,8 +352,17 @@ fn fault(
             Space::Local => "local memory of this thread",
             _ => "parameter block",
         };
-        let past = (r.at[lane].wrapping_add(u64::from(r.bytes))).wrapping_sub(r.view.size);
-        format!("{text}: {past} bytes past the end of the {name} ({} bytes)", r.view.size)
+        // Offsets are unsigned: those before the memory look enormous (and 32 bits wide in shared memory).
+        let (at, size) = (r.at[lane], r.view.size);
+        let before = if at > u64::MAX / 2 { at.wrapping_neg() } else { (1u64 << 32).saturating_sub(at) };
+        let distance = if at < size {
+            format!("its last bytes lie 0 bytes past the end of the {name}")
+        } else if before > 0 && before < at - size {
+            format!("it starts {before} bytes before the {name}")
+        } else {
+            format!("it starts {} bytes past the end of the {name}", at - size)
+        };
+        format!("{text}: {distance} ({size} bytes)")
     };
     cx.report(block, warp, pc, lane, kind, message);
     Stop::Fault
@@ -585,6 +608,43 @@ pub fn ld(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
     Ok(())
 }
 
+/// Lanes of one store that write different values to one address: which of them stays is open. The same value from
+/// several lanes is harmless and common. Lanes of a store have one size and natural alignment, so that they meet at equal
+/// addresses or not at all.
+#[inline(never)]
+fn clash(cx: &mut Cx, block: &Block, warp: &Warp, a: &Access, pc: usize, r: &Request) {
+    if !matches!(r.space, Space::Global | Space::Shared) {
+        return;
+    }
+    // A table of lanes by address; twice as many places as lanes keep the search short.
+    let mut table = [u8::MAX; 2 * LANES];
+    for lane in lanes(r.mask) {
+        let mut i = (r.at[lane] / u64::from(r.bytes)) as usize % table.len();
+        while table[i] != u8::MAX && r.at[table[i] as usize] != r.at[lane] {
+            i = (i + 1) % table.len();
+        }
+        if table[i] == u8::MAX {
+            table[i] = lane as u8;
+            continue;
+        }
+        let other = table[i] as usize;
+        let cut = if a.elem == 8 { u64::MAX } else { (1 << (8 * a.elem)) - 1 };
+        if a.regs.iter().any(|&s| (warp.regs.lane(s, lane) ^ warp.regs.lane(s, other)) & cut != 0) {
+            let (kind, space) = match r.space {
+                Space::Shared => (Kind::SharedRace, "shared"),
+                _ => (Kind::GlobalRace, "global"),
+            };
+            let address = r.at[lane].wrapping_add(r.view.base);
+            let message = format!(
+                "write after write at {space} address {address:#x}: lane {other} writes another value in the same \
+                 instruction, and which of them stays is open"
+            );
+            cx.report(block, warp, pc, lane, kind, message);
+            return;
+        }
+    }
+}
+
 /// A store.
 #[inline(always)]
 pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize, mask: u32) -> Result<(), Stop> {
@@ -600,6 +660,8 @@ pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
             race::access(cx, block, warp, pc, &r, Intent::Write, a.strong);
             if a.strong {
                 race::synchronise(cx, block, warp, &r, a.release);
+            } else if !r.dense {
+                clash(cx, block, warp, a, pc, &r);
             }
         }
         for (e, &src) in a.regs.iter().enumerate() {
@@ -612,8 +674,63 @@ pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
     Ok(())
 }
 
+/// Loads `bytes` bytes into every lane of one row: a part of a wider operation.
+pub fn load(
+    cx: &mut Cx,
+    block: &mut Block,
+    warp: &mut Warp,
+    space: Space,
+    addr: &[u64; LANES],
+    mask: u32,
+    pc: usize,
+    bytes: u32,
+    dst: Row,
+) -> Result<(), Stop> {
+    let mut left = mask;
+    while left != 0 {
+        let (r, rest) = request(cx, block, warp, space, addr, left, bytes);
+        left = rest;
+        check(cx, block, warp, pc, &r, Intent::Read, u32::MAX)?;
+        count(cx, pc, &r, false);
+        if cx.checks.races {
+            race::access(cx, block, warp, pc, &r, Intent::Read, false);
+        }
+        // SAFETY: `check` accepted the request.
+        unsafe { read_row(&mut warp.regs, &r, 0, bytes, false, dst) }
+    }
+    Ok(())
+}
+
+/// Stores `bytes` bytes of every lane of one row.
+pub fn store(
+    cx: &mut Cx,
+    block: &mut Block,
+    warp: &mut Warp,
+    space: Space,
+    addr: &[u64; LANES],
+    mask: u32,
+    pc: usize,
+    bytes: u32,
+    src: Row,
+) -> Result<(), Stop> {
+    let mut left = mask;
+    while left != 0 {
+        let (r, rest) = request(cx, block, warp, space, addr, left, bytes);
+        left = rest;
+        check(cx, block, warp, pc, &r, Intent::Write, u32::MAX)?;
+        count(cx, pc, &r, true);
+        if cx.checks.races {
+            race::access(cx, block, warp, pc, &r, Intent::Write, false);
+        }
+        // SAFETY: `check` accepted the request.
+        unsafe { write_row(&warp.regs, &r, 0, bytes, src) }
+        mark_written(&r);
+    }
+    Ok(())
+}
+
 /// One lane of `atom` or `red`: the new value.
-fn rmw(op: Rmw, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
+fn rmw(op: Rmw, ty: Ty, ftz: bool, old: u64, b: u64, c: u64) -> u64 {
     let bits = 8 * ty.bytes();
     let cut = |v: u64| if bits == 64 { v } else { v & ((1 << bits) - 1) };
     let extend = |v: u64| (v << (64 - bits)) as i64 >> (64 - bits);
@@ -624,7 +741,7 @@ fn rmw(op: Rmw, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
             Rmw::Max => LaneKind::Max,
             _ => return if op == Rmw::Cas && old != cut(b) { old } else { cut(if op == Rmw::Cas { c } else { b }) },
         };
-        return Spec::new(kind, ty).eval(old, b, 0);
+        return Spec { ftz, ..Spec::new(kind, ty) }.eval(old, b, 0);
     }
     let b = cut(b);
     cut(match op {
@@ -671,9 +788,14 @@ pub fn atom(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Atomic, pc: usi
         check(cx, block, warp, pc, &r, Intent::Atomic, u32::MAX)?;
         count(cx, pc, &r, true);
         if cx.checks.races {
-            race::access(cx, block, warp, pc, &r, Intent::Atomic, true);
+            // A compare-and-swap counts as a read: the loops around it start from a plain read (as in the programming
+            // guide), which the swap itself validates. Plain writes still conflict with it.
+            let intent = if a.rmw == Rmw::Cas { Intent::Read } else { Intent::Atomic };
+            race::access(cx, block, warp, pc, &r, intent, true);
             race::synchronise(cx, block, warp, &r, a.release);
         }
+        // Atomic f32 sums flush subnormals in global memory and keep them in shared memory.
+        let ftz = a.ty == Ty::F32 && r.space == Space::Global;
         for lane in lanes(r.mask) {
             // SAFETY: `check` found the bytes inside the view. Kernels with atomics on global memory run their blocks
             // on one thread, so nothing else touches them now.
@@ -686,7 +808,7 @@ pub fn atom(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Atomic, pc: usi
                 };
                 let b = warp.regs.lane(a.b, lane);
                 let c = if a.c.at == NONE { 0 } else { warp.regs.lane(a.c, lane) };
-                let new = rmw(a.rmw, a.ty, old, b, c);
+                let new = rmw(a.rmw, a.ty, ftz, old, b, c);
                 if new != old {
                     cx.progress = true;
                 }

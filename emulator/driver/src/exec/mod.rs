@@ -13,3 +13,4 @@ pub mod slow;
 pub mod syscall;
 pub mod tensor;
 pub mod warp;
+pub mod wmma;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::alu::{AluFn, CmpFn};
 use super::regs::Row;
 use super::slow::{Rel, Spec};
+use super::wmma::Fragment;
 use crate::ptx::ast::{Space, Ty};
 
 /// No predicate, no row, no target.
@@ -180,8 +181,10 @@ pub struct Mma {
     pub a_ty: MmaTy,
     /// Type of B.
     pub b_ty: MmaTy,
-    /// Type of C and D.
+    /// Type of C.
     pub c_ty: MmaTy,
+    /// Type of D.
+    pub d_ty: MmaTy,
     /// Saturate integer results.
     pub satfinite: bool,
     /// Destination rows.
@@ -205,6 +208,29 @@ pub struct Matrix {
     pub trans: bool,
     /// One row per matrix.
     pub regs: Vec<Row>,
+}
+
+/// `wmma.load` and `wmma.store`.
+#[derive(Debug, Clone)]
+pub struct Wmma {
+    /// A load rather than a store.
+    pub load: bool,
+    /// State space, `Generic` included.
+    pub space: Space,
+    /// Address row.
+    pub addr: Row,
+    /// Added to the address.
+    pub offset: i64,
+    /// Row with the elements from one row (or column) of the matrix to the next.
+    pub stride: Row,
+    /// Rows lie in one piece rather than columns.
+    pub row_major: bool,
+    /// What is moved.
+    pub fragment: Fragment,
+    /// One row per register of the fragment.
+    pub regs: Vec<Row>,
+    /// For elements on their way in or out of a packed register.
+    pub scratch: Row,
 }
 
 /// A call of a system function.
@@ -250,13 +276,14 @@ pub enum Op {
         q: u32,
         combine: Combine,
     },
-    /// A comparison into a register: all ones or 1.0.
+    /// A comparison into a register: zero, or all ones, or 1.0.
     Set {
         spec: u32,
         a: Row,
         b: Row,
         d: Row,
-        float: bool,
+        /// What a lane gets where the comparison holds.
+        one: u64,
         combine: Combine,
     },
     Selp {
@@ -308,6 +335,7 @@ pub enum Op {
     CpWait(u32),
     LdMatrix(u32),
     StMatrix(u32),
+    Wmma(u32),
     MovMatrix {
         d: Row,
         a: Row,
@@ -370,6 +398,10 @@ pub enum Op {
     Join,
     Exit,
     Trap,
+    /// An indirect call whose address fits no function.
+    BadCall {
+        at: Row,
+    },
     Syscall(u32),
     /// `%clock`, `%clock64`, `%globaltimer`.
     Clock {
@@ -418,7 +450,8 @@ pub enum Special {
     LaneMaskGt,
     DynamicSmem,
     TotalSmem,
-    Zero,
+    /// `%envreg`: 1 and 2 hold the address of what a cooperative launch needs for its barrier.
+    EnvReg(u8),
 }
 
 /// Where an operation came from.
@@ -430,6 +463,8 @@ pub struct Place {
     pub file: u32,
     /// Source line.
     pub line: u32,
+    /// File number and line of the call, where the operation was inlined; zeros elsewhere.
+    pub inlined_at: (u32, u32),
 }
 
 /// A parameter of a kernel.
@@ -496,8 +531,12 @@ pub struct Kernel {
     pub mmas: Vec<Mma>,
     /// Matrix loads and stores.
     pub matrices: Vec<Matrix>,
+    /// Loads and stores of fragments.
+    pub wmmas: Vec<Wmma>,
     /// System calls.
     pub syscalls: Vec<Syscall>,
+    /// Generic addresses of constant variables, as ranges.
+    pub constants: Vec<(u64, u64)>,
     /// Targets of indexed branches.
     pub tables: Vec<Vec<u32>>,
 }

@@ -7,7 +7,7 @@ use super::async_copy::{self, AsyncCopies};
 use super::memory::{self, LOCAL_WINDOW, Private, SHARED_WINDOW};
 use super::op::*;
 use super::regs::*;
-use super::{syscall, tensor, warp as warp_ops};
+use super::{syscall, tensor, warp as warp_ops, wmma};
 use crate::check::arena::{Arena, View};
 use crate::check::finding::{Finding, Kind, Where};
 use crate::check::race::{self, Clock, Seen};
@@ -152,6 +152,8 @@ pub struct Barrier {
     pub trues: u32,
     /// Joined clocks of those who arrived.
     pub clock: Clock,
+    /// Joined clocks of their last fences.
+    pub released: Clock,
 }
 
 /// One running block.
@@ -174,6 +176,8 @@ pub struct Block {
     pub threads: u32,
     /// Threads that have exited.
     pub exited: u32,
+    /// Joined clocks of those: an exit counts as an arrival at the barriers of the whole block.
+    pub exit_clock: Clock,
     /// Barriers that completed: the scheduler wakes their groups.
     pub wake: Vec<Barrier>,
 }
@@ -224,6 +228,8 @@ pub struct Cx<'a> {
     pub ticks: u64,
     /// Host vector level.
     pub level: Level,
+    /// When to give the launch up, and after how many seconds that is.
+    pub deadline: Option<(std::time::Instant, u64)>,
 }
 
 impl Cx<'_> {
@@ -250,10 +256,15 @@ impl Cx<'_> {
         let p = self.kernel.places.get(pc).copied().unwrap_or_default();
         let t = warp.id * 32 + lane as u32;
         let [x, y, _] = self.block_dim;
-        let source = match self.kernel.files.get(&p.file) {
-            Some(f) if p.line > 0 => format!("{f}:{}", p.line),
+        let at = |file: u32, line: u32| match self.kernel.files.get(&file) {
+            Some(f) if line > 0 => format!("{f}:{line}"),
             _ => String::new(),
         };
+        let mut source = at(p.file, p.line);
+        let call = at(p.inlined_at.0, p.inlined_at.1);
+        if !call.is_empty() {
+            source += &format!(" inlined at {call}");
+        }
         Where {
             kernel: self.kernel.name.clone(),
             block: block.index,
@@ -568,11 +579,10 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
                 let v = compare(kernel, warp, *spec, *a, *b, m);
                 set_preds(warp, v, *d, *q, *combine, m);
             }
-            Op::Set { spec, a, b, d, float, combine } => {
+            Op::Set { spec, a, b, d, one, combine } => {
                 let v = combined(warp, compare(kernel, warp, *spec, *a, *b, m), *combine);
                 for lane in lanes(m) {
-                    let one = if *float { u64::from(1f32.to_bits()) } else { u64::from(u32::MAX) };
-                    warp.regs.set_lane(*d, lane, if v >> lane & 1 != 0 { one } else { 0 });
+                    warp.regs.set_lane(*d, lane, if v >> lane & 1 != 0 { *one } else { 0 });
                 }
             }
             Op::Carry { d, a, b, subtract, carry_in, carry_out } => {
@@ -583,6 +593,7 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
             }
             Op::Atom(i) => check!(memory::atom(cx, block, warp, &kernel.atomics[*i as usize], at, m)),
             Op::StMatrix(i) => check!(tensor::stmatrix(cx, block, warp, &kernel.matrices[*i as usize], at, m)),
+            Op::Wmma(i) => check!(wmma::transfer(cx, block, warp, &kernel.wmmas[*i as usize], at, m)),
             Op::MovMatrix { d, a } => tensor::movmatrix(&mut warp.regs, *d, *a),
             Op::Shfl { mask: want, .. }
             | Op::Vote { mask: want, .. }
@@ -676,6 +687,8 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
             Op::Exit => {
                 warp.exit(m);
                 block.exited += m.count_ones();
+                race::join(&mut block.exit_clock, &warp.clock);
+                race::tick(warp);
                 cx.progress = true;
                 mask &= !m;
                 warp.groups[group].mask = mask;
@@ -691,6 +704,16 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
                 cx.report(block, warp, at, m.trailing_zeros() as usize, Kind::Trap, "trap executed".to_string());
                 stop!(Stop::Fault);
             }
+            Op::BadCall { at: row } => {
+                let lane = m.trailing_zeros() as usize & 31;
+                let message = format!(
+                    "indirect call to {:#x}: no function of this module that fits the prototype has this address \
+                     (recursion through pointers is not supported)",
+                    warp.regs.lane(*row, lane)
+                );
+                cx.report(block, warp, at, lane, Kind::Trap, message);
+                stop!(Stop::Fault);
+            }
             Op::Syscall(i) => check!(syscall::call(cx, block, warp, &kernel.syscalls[*i as usize], at, m)),
             Op::Clock { d, nanoseconds } => {
                 let now = cx.ticks + (quantum - left) as u64;
@@ -703,9 +726,11 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
                 let mut v = 0;
                 for lane in lanes(m) {
                     let x = warp.regs.lane(*a, lane);
+                    let constant = kernel.constants.iter().any(|c| (c.0..c.1).contains(&x));
                     let is = match space {
-                        Space::Const => false,
-                        s => memory::space_of(x) == *s && (*s != Space::Global || cx.arena.contains(x)),
+                        Space::Const => constant,
+                        Space::Global => cx.arena.contains(x) && !constant,
+                        s => memory::space_of(x) == *s,
                     };
                     v |= u32::from(is) << lane;
                 }

@@ -361,7 +361,8 @@ impl Spec {
         let low = (v & 0xffff_ffff) as f64;
         let (s, e) = two_sum(high, low);
         if self.ty == Ty::F64 {
-            return add64(high, low, self.round).to_bits();
+            let r = add64(high, low, self.round);
+            return if self.sat { saturate(r) } else { r }.to_bits();
         }
         let s = odd(s, e);
         let s = if self.sat { saturate(s) } else { s };

@@ -91,7 +91,7 @@ fn mma_float<const E: usize>(regs: &mut Regs, op: &Mma, convert: impl Fn(u32, us
     }
     let canonical = |v: f32| F32::raw(v);
     for t in 0..halves {
-        if half_c {
+        if op.d_ty == MmaTy::F16 {
             let d = regs.row_mut(op.d[t].at);
             for i in 0..LANES {
                 d[i] = u32::from(f32_to_f16(c[t][2 * i])) | u32::from(f32_to_f16(c[t][2 * i + 1])) << 16;

@@ -131,6 +131,9 @@ pub fn bar(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize, pc: us
     barrier.warps |= 1 << warp.id;
     barrier.trues += trues;
     race::join(&mut barrier.clock, &warp.clock);
+    if let Some(fenced) = &warp.released {
+        race::join(&mut barrier.released, fenced);
+    }
     race::tick(warp);
     if !b.arrive {
         barrier.waiting.push((warp.id, group as u32));
@@ -160,7 +163,10 @@ fn complete(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, id: usize) -
         );
         cx.report(block, warp, pc, 0, Kind::DivergentBarrier, message);
     }
-    let barrier = std::mem::take(&mut block.barriers[id]);
+    let mut barrier = std::mem::take(&mut block.barriers[id]);
+    if barrier.expected == 0 {
+        race::join(&mut barrier.clock, &block.exit_clock);
+    }
     cx.progress = true;
     block.wake.push(barrier);
     true
@@ -186,6 +192,10 @@ pub fn wake(cx: &mut Cx, warps: &mut [Warp], barrier: &Barrier) {
         group.state = State::Ready;
         let (mask, pc) = (group.mask, group.pc as usize - 1);
         race::join(&mut warp.clock, &barrier.clock);
+        // What all threads wrote before their own fences may be published by one of them behind the barrier.
+        if barrier.released != [0; 32] {
+            race::join(warp.released.get_or_insert([0; 32]), &barrier.released);
+        }
         let Op::Bar(i) = cx.kernel.code[pc].op else { continue };
         match cx.kernel.bars[i as usize].red {
             Some((Rmw::Popc, _, d)) => {
@@ -207,17 +217,17 @@ pub fn carry(warp: &mut Warp, [d, a, b]: [Row; 3], subtract: bool, carry_in: boo
         let bits = if d.wide { 64 } else { 32 };
         let modulus = 1u128 << bits;
         let c = u128::from(carry_in && warp.carry >> lane & 1 != 0);
-        // The carry of a subtraction is its borrow.
-        let (v, out) = if subtract {
-            let need = u128::from(y) + c;
-            (u128::from(x).wrapping_add(modulus).wrapping_sub(need), u128::from(x) < need)
-        } else {
-            let sum = u128::from(x) + u128::from(y) + c;
-            (sum, sum >= modulus)
+        // A subtraction adds the complement, and its carry is the absence of a borrow. The ISA only says that the flag
+        // passes the borrow on; the 128-bit division of nvcc reads it with `addc` and takes 1 for "not negative".
+        let (y, c) = match (subtract, carry_in) {
+            (false, _) => (u128::from(y), c),
+            (true, false) => (modulus - 1 - u128::from(y), 1),
+            (true, true) => (modulus - 1 - u128::from(y), c),
         };
-        warp.regs.set_lane(d, lane, (v & (modulus - 1)) as u64);
+        let sum = u128::from(x) + y + c;
+        warp.regs.set_lane(d, lane, (sum & (modulus - 1)) as u64);
         if carry_out {
-            warp.carry = (warp.carry & !(1 << lane)) | u32::from(out) << lane;
+            warp.carry = (warp.carry & !(1 << lane)) | u32::from(sum >= modulus) << lane;
         }
     }
 }

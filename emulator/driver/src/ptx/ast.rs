@@ -200,13 +200,35 @@ pub enum Stmt {
     Var(Var),
     /// `{ … }`: a scope of its own.
     Block(Vec<Stmt>),
-    /// `.loc file line`.
-    Loc(u32, u32),
+    /// `.loc`: file and line, and those of the call where the function was inlined (else zeros).
+    Loc((u32, u32), (u32, u32)),
     /// `.pragma "…"`.
     Pragma(String),
     /// `name: .branchtargets a, b;`
     Targets(String, Vec<String>),
+    /// `name: .callprototype (…) _ (…);`
+    Prototype(String, Prototype),
 }
+
+/// What a call passes: the sizes in bytes of the results and of the parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prototype {
+    /// Results.
+    pub rets: Vec<u64>,
+    /// Parameters.
+    pub params: Vec<u64>,
+}
+
+impl Prototype {
+    /// The prototype of these formals.
+    pub fn of(rets: &[Var], params: &[Var]) -> Prototype {
+        let sizes = |v: &[Var]| v.iter().map(Var::bytes).collect();
+        Prototype { rets: sizes(rets), params: sizes(params) }
+    }
+}
+
+/// Addresses of functions start here: no memory lies behind them, they only tell functions apart.
+pub const FUNCTION_WINDOW: u64 = 0x0403_0000_0000;
 
 /// A function or kernel.
 #[derive(Debug, Clone)]
@@ -244,4 +266,12 @@ pub struct Module {
     pub functions: Vec<Function>,
     /// `.file` table.
     pub files: HashMap<u32, String>,
+}
+
+impl Module {
+    /// The value of a pointer to a function that is called through registers.
+    pub fn function_address(&self, name: &str) -> Option<u64> {
+        let i = self.functions.iter().position(|f| f.name == name && !f.entry)?;
+        Some(FUNCTION_WINDOW + 16 * i as u64)
+    }
 }

@@ -3,6 +3,7 @@
 
 pub mod ast;
 pub mod cfg;
+pub mod forms;
 pub mod lower;
 pub mod parse;
 

@@ -89,7 +89,18 @@ fn lex(text: &str) -> Res<Vec<(Tok<'_>, u32)>> {
                         break;
                     }
                 }
-                out.push((Tok::Word(&text[start..i]), line));
+                // Directives may follow each other without a space: `.reg.b32` is two of them.
+                let word = &text[start..i];
+                match word.strip_prefix('.') {
+                    Some(_) => {
+                        let mut from = 0;
+                        for (dot, _) in word.match_indices('.').skip(1).chain([(word.len(), "")]) {
+                            out.push((Tok::Word(&word[from..dot]), line));
+                            from = dot;
+                        }
+                    }
+                    None => out.push((Tok::Word(word), line)),
+                }
             }
             b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'+' | b'-' | b'!' | b'@'
             | b'|' | b'=' | b'~' => {
@@ -587,6 +598,16 @@ impl<'a> Parser<'a> {
                             }
                             self.need(b';')?;
                             out.push(Stmt::Targets(w.to_string(), names));
+                        } else if *self.peek() == Tok::Word(".callprototype") {
+                            self.next();
+                            let rets = self.formals()?;
+                            self.word("a name, which is `_`")?;
+                            let params = self.formals()?;
+                            if *self.peek() == Tok::Word(".noreturn") {
+                                self.next();
+                            }
+                            self.need(b';')?;
+                            out.push(Stmt::Prototype(w.to_string(), Prototype::of(&rets, &params)));
                         } else {
                             out.push(Stmt::Label(w.to_string(), line));
                         }
@@ -637,14 +658,13 @@ impl<'a> Parser<'a> {
                 let file = self.small()?;
                 let source_line = self.small()?;
                 self.int()?;
-                out.push(Stmt::Loc(file, source_line));
+                let mut at = (0, 0);
                 // `, function_name label+offset, inlined_at file line column`
                 while self.eat(b',') {
                     match self.word("function_name or inlined_at")? {
                         "inlined_at" => {
-                            for _ in 0..3 {
-                                self.int()?;
-                            }
+                            at = (self.small()?, self.small()?);
+                            self.int()?;
                         }
                         _ => {
                             self.word("a label")?;
@@ -652,6 +672,7 @@ impl<'a> Parser<'a> {
                         }
                     }
                 }
+                out.push(Stmt::Loc((file, source_line), at));
                 Ok(())
             }
             ".pragma" => {

@@ -35,8 +35,10 @@ fn out_of_bounds_in_every_space() {
     r.clean("read_past", 1, 64, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(36)]);
     let out = r.run("write_past", 1, 64, &[Arg::Ptr(y), Arg::I32(-1)]);
     assert_finding(&out, Kind::OutOfBounds, &["global write of 4 bytes", "4 bytes before allocation", "lane 0"]);
+    r.clean("write_past", 1, 64, &[Arg::Ptr(y), Arg::I32(0)]);
     let out = r.run("atomic_past", 1, 64, &[Arg::Ptr(y), Arg::I32(100)]);
     assert_finding(&out, Kind::OutOfBounds, &["global atomic access of 4 bytes", "0 bytes past the end"]);
+    r.clean("atomic_past", 1, 64, &[Arg::Ptr(y), Arg::I32(36)]);
     for (bytes, n, ok) in [(256, 1, false), (260, 1, true), (256, -1, false)] {
         let out = r.run_with("shared_past", [1; 3], [64, 1, 1], bytes, &[Arg::Ptr(y), Arg::I32(n)]);
         if ok {
@@ -45,7 +47,14 @@ fn out_of_bounds_in_every_space() {
             assert_finding(
                 &out,
                 Kind::OutOfBounds,
-                &["shared write of 4 bytes", "of the shared memory of this block (256 bytes)"],
+                &[
+                    "shared write of 4 bytes",
+                    if n > 0 {
+                        "0 bytes past the end of the shared memory of this block (256 bytes)"
+                    } else {
+                        "4 bytes before the shared memory of this block (256 bytes)"
+                    },
+                ],
             );
         }
     }
@@ -54,8 +63,9 @@ fn out_of_bounds_in_every_space() {
     assert_finding(
         &out,
         Kind::OutOfBounds,
-        &["local write of 4 bytes", "past the end of the local memory of this thread (32 bytes)"],
+        &["local write of 4 bytes", "0 bytes past the end of the local memory of this thread (32 bytes)"],
     );
+    r.clean("copy", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(32)]);
     let out = r.run("copy", 1, 32, &[Arg::Ptr(0), Arg::Ptr(y), Arg::I32(32)]);
     assert_finding(&out, Kind::OutOfBounds, &["not a device address (null or host pointer?)"]);
 }
@@ -66,7 +76,11 @@ fn misaligned_scalars_and_vectors() {
     let (x, y) = (floats(&r, 200), floats(&r, 200));
     r.clean("misaligned", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(4)]);
     let out = r.run("misaligned", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(2)]);
-    assert_finding(&out, Kind::Misaligned, &["the address must be a multiple of 4"]);
+    assert_finding(
+        &out,
+        Kind::Misaligned,
+        &["must be a multiple of 4; it lies 2 bytes inside allocation 1 (800 bytes"],
+    );
     r.clean("misaligned_vector", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(4)]);
     let out = r.run("misaligned_vector", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(1)]);
     assert_finding(&out, Kind::Misaligned, &["global read of 16 bytes", "the address must be a multiple of 16"]);
@@ -76,6 +90,7 @@ fn misaligned_scalars_and_vectors() {
 fn use_after_free_and_uninitialised_reads() {
     let r = rig();
     let (x, y) = (floats(&r, 64), floats(&r, 64));
+    r.clean("copy", 1, 64, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(64)]);
     r.device.arena.free(x, "cuMemFree").unwrap();
     let out = r.run("copy", 1, 64, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(64)]);
     assert_finding(&out, Kind::UseAfterFree, &["0 bytes inside allocation 1 (256 bytes", "freed by cuMemFree"]);
@@ -83,6 +98,8 @@ fn use_after_free_and_uninitialised_reads() {
     let out = r.run("copy", 1, 64, &[Arg::Ptr(fresh), Arg::Ptr(y), Arg::I32(64)]);
     assert_finding(&out, Kind::Uninitialised, &["byte 0 was never written since allocation", "64 times"]);
     assert!(out.fault.is_none(), "the hardware would go on");
+    r.clean("copy", 1, 64, &[Arg::Ptr(y), Arg::Ptr(fresh), Arg::I32(64)]);
+    r.clean("copy", 1, 64, &[Arg::Ptr(fresh), Arg::Ptr(y), Arg::I32(64)]);
     let out = r.run("uninitialised_shared", 1, 64, &[Arg::Ptr(y), Arg::I32(63)]);
     assert_finding(&out, Kind::Uninitialised, &["shared read of 4 bytes", "lane 31 (thread 63,0,0)"]);
     r.clean("uninitialised_shared", 1, 64, &[Arg::Ptr(y), Arg::I32(64)]);
@@ -98,13 +115,15 @@ fn overruns_between_tensors_of_a_pool() {
     r.clean("copy", 1, 64, &[Arg::Ptr(x), Arg::Ptr(pool), Arg::I32(64)]);
     let out = r.run("copy", 1, 128, &[Arg::Ptr(x), Arg::Ptr(pool), Arg::I32(65)]);
     assert_finding(&out, Kind::OutOfBounds, &["0 bytes past the end of sub-allocation", "global write"]);
-    r.device.arena.sub_free(pool).unwrap();
+    r.device.arena.sub_free(pool, 256, false).unwrap();
     let out = r.run("copy", 1, 64, &[Arg::Ptr(pool), Arg::Ptr(pool + 512), Arg::I32(64)]);
     assert_finding(&out, Kind::UseAfterFree, &["freed by warpsmithEmuSubFree"]);
     // What is handed out again is unwritten again.
     r.device.arena.sub_alloc(pool, 256).unwrap();
     let out = r.run("copy", 1, 64, &[Arg::Ptr(pool), Arg::Ptr(pool + 512), Arg::I32(64)]);
-    assert_finding(&out, Kind::Uninitialised, &["was never written"]);
+    assert_finding(&out, Kind::Uninitialised, &["was never written since sub-allocation", "0 bytes into it"]);
+    r.clean("copy", 1, 64, &[Arg::Ptr(x), Arg::Ptr(pool), Arg::I32(64)]);
+    r.clean("copy", 1, 64, &[Arg::Ptr(pool), Arg::Ptr(pool + 512), Arg::I32(64)]);
 }
 
 #[test]
@@ -135,7 +154,11 @@ fn global_memory_races_between_blocks() {
     for threads in [1, 2] {
         r.settings.threads = threads;
         let out = r.run("global_race", 16, 32, &[Arg::Ptr(x), Arg::Ptr(y)]);
-        assert_finding(&out, Kind::GlobalRace, &["blocks of a launch are unordered"]);
+        assert_finding(
+            &out,
+            Kind::GlobalRace,
+            &["blocks of a launch are unordered", "bytes inside allocation 2 (256 bytes"],
+        );
         r.clean("global_race_ok", 16, 32, &[Arg::Ptr(x), Arg::Ptr(y)]);
     }
     let (bytes, to) = (r.put(&[7u8; 128]), r.put(&[0u8; 256]));
@@ -161,7 +184,8 @@ fn masks_that_do_not_fit() {
     let (x, y) = (r.put(&[3i32; 32]), r.put(&[0i32; 32]));
     r.clean("bad_mask", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(32)]);
     let out = r.run("bad_mask", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(16)]);
-    assert_finding(&out, Kind::Deadlock, &["waits for lanes 0xffff0000 of its warp"]);
+    // The ISA lets the shuffle wait for lanes that have not exited: these never come, and it goes on when they are gone.
+    assert_finding(&out, Kind::WarpMask, &["names lanes that have exited or do not exist (0xffff0000)"]);
     r.clean("bad_mask_own", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::U32(u32::MAX)]);
     let out = r.run("bad_mask_own", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::U32(0x7fff_ffff)]);
     assert_finding(&out, Kind::WarpMask, &["not in its member mask 0x7fffffff", "lane 31"]);
@@ -180,6 +204,105 @@ fn asynchronous_copies_need_their_wait() {
 }
 
 #[test]
+fn asynchronous_copies_need_barriers_too() {
+    let r = rig();
+    let x: Vec<f32> = (0..1024).map(|i| i as f32).collect();
+    let (px, py) = (r.put(&x), r.empty::<f32>(1024));
+    let two = [Arg::Ptr(px), Arg::Ptr(py)];
+    let out = r.run("wait_without_barrier", 1, 64, &two);
+    let text = |out: &Outcome| out.findings.iter().map(|f| f.to_string()).collect::<Vec<_>>().join("\n");
+    // What warp 1 copied is not even under way when warp 0 reads it.
+    assert!(text(&out).contains("read after write at shared address"), "{}", text(&out));
+    r.clean("wait_without_barrier_ok", 1, 64, &two);
+    assert!(r.get::<f32>(py, 256).chunks(4).enumerate().all(|(i, v)| v == &x[4 * (63 - i)..][..4]));
+    let three = [two[0], two[1], Arg::I32(4)];
+    let out = r.run("stage_overwritten", 1, 64, &three);
+    assert!(text(&out).contains("write after read at shared address"), "{}", text(&out));
+    r.clean("stage_overwritten_ok", 1, 64, &three);
+    let y: Vec<f32> = r.get(py, 1024);
+    for (i, v) in y.chunks(4).enumerate() {
+        assert_eq!(v, &x[4 * (i / 64 * 64 + 63 - i % 64)..][..4], "element {i}");
+    }
+}
+
+#[test]
+fn data_handed_over_without_fences() {
+    let r = rig();
+    for (name, bug) in [("publish", true), ("publish_ok", false)] {
+        let (data, flag, y) = (r.put(&[0i32]), r.put(&[0i32]), r.put(&[0i32]));
+        let args = [Arg::Ptr(data), Arg::Ptr(flag), Arg::Ptr(y)];
+        if bug {
+            let out = r.run(name, 2, 1, &args);
+            assert_finding(&out, Kind::GlobalRace, &["read after write", "unless a fence and an atomic order them"]);
+        } else {
+            r.clean(name, 2, 1, &args);
+            assert_eq!(r.get::<i32>(y, 1), [42]);
+        }
+    }
+}
+
+/// What every report must name: the access, its address, the allocation and the distance, the kernel, block, warp, lane
+/// and thread, the line of the source (the file was compiled with -lineinfo) and the line of the PTX text.
+#[test]
+fn a_report_says_where_and_what() {
+    let r = rig();
+    let y = floats(&r, 100);
+    let out = r.run_with("write_past", [2, 1, 1], [64, 1, 1], 0, &[Arg::Ptr(y), Arg::I32(60)]);
+    let line = |text: &str, what: &str| text.lines().position(|l| l.contains(what)).unwrap() + 1;
+    let source = line(include_str!("../../../tests/kernels/bugs.cu"), "void write_past(");
+    let ptx = out.findings[0].place.as_ref().unwrap().ptx_line;
+    let text = BUGS.lines().nth(ptx as usize - 1).unwrap();
+    assert!(text.contains("st.global.u32"), "PTX line {ptx} is `{text}`");
+    let want = format!(
+        "out-of-bounds: global write of 4 bytes at {:#x}: it starts 0 bytes past the end of allocation 1 (400 bytes at \
+         {y:#x}); kernel write_past, block (0,0,0), warp 1, lane 8 (thread 40,0,0), bugs.cu:{source}, PTX line {ptx} \
+         `st.global.u32`",
+        y + 400
+    );
+    assert!(out.findings[0].to_string().starts_with(&want), "{}\n{want}", out.findings[0]);
+    // An access that is half inside.
+    let z = floats(&r, 33);
+    let out = r.run("misaligned_vector", 1, 1, &[Arg::Ptr(z), Arg::Ptr(y), Arg::I32(32)]);
+    assert_finding(&out, Kind::OutOfBounds, &["global read of 16 bytes", "its last bytes lie 0 bytes past the end"]);
+}
+
+/// Forms that nvcc does not make of such bugs: it would see through them.
+#[test]
+fn local_memory_and_shared_addresses_by_hand() {
+    let r = Rig::new(
+        ".version 8.0\n.target sm_80\n.address_size 64\n\
+         .visible .entry local_read(.param .u64 y, .param .u32 n)\n{\n.local .align 16 .b8 depot[32];\n\
+         .reg .b32 %r<4>; .reg .b64 %rd<4>;\n\
+         ld.param.u64 %rd0, [y];\nld.param.u32 %r0, [n];\nmov.u64 %rd1, depot;\ncvt.u64.u32 %rd2, %r0;\n\
+         add.s64 %rd2, %rd1, %rd2;\nmov.u32 %r1, 7;\nst.local.u32 [%rd1+8], %r1;\nld.local.u32 %r2, [%rd2];\n\
+         st.global.u32 [%rd0], %r2;\nret;\n}\n\
+         .visible .entry shared_at(.param .u64 y, .param .u32 n)\n{\n.shared .align 16 .b8 tile[64];\n\
+         .reg .b32 %r<4>; .reg .b64 %rd<4>;\n\
+         ld.param.u64 %rd0, [y];\nld.param.u32 %r0, [n];\nmov.u32 %r1, tile;\nadd.s32 %r1, %r1, %r0;\n\
+         mov.u32 %r2, 5;\natom.shared.exch.b32 %r3, [%r1], %r2;\nst.global.u32 [%rd0], %r2;\nret;\n}\n",
+    );
+    let y = r.put(&[0u32]);
+    r.clean("local_read", 1, 1, &[Arg::Ptr(y), Arg::U32(8)]);
+    assert_eq!(r.get::<u32>(y, 1), [7]);
+    let out = r.run("local_read", 1, 1, &[Arg::Ptr(y), Arg::U32(12)]);
+    assert_finding(&out, Kind::Uninitialised, &["local read of 4 bytes", "byte 0 was never written"]);
+    let out = r.run("local_read", 1, 1, &[Arg::Ptr(y), Arg::U32(32)]);
+    assert_finding(&out, Kind::OutOfBounds, &["local read of 4 bytes", "0 bytes past the end of the local memory"]);
+    let out = r.run("local_read", 1, 1, &[Arg::Ptr(y), Arg::U32(10)]);
+    assert_finding(&out, Kind::Misaligned, &["local read of 4 bytes", "must be a multiple of 4"]);
+    for (at, kind, words) in [
+        (64, Kind::OutOfBounds, "shared atomic access of 4 bytes at 0x40: it starts 0 bytes past the end"),
+        (2, Kind::Misaligned, "shared atomic access of 4 bytes at 0x2: the address must be a multiple of 4"),
+    ] {
+        let out = r.run("shared_at", 1, 1, &[Arg::Ptr(y), Arg::U32(at)]);
+        assert_finding(&out, kind, &[words]);
+    }
+    // An atomic reads before it writes.
+    let out = r.run("shared_at", 1, 1, &[Arg::Ptr(y), Arg::U32(60)]);
+    assert_finding(&out, Kind::Uninitialised, &["shared atomic access of 4 bytes at 0x3c"]);
+}
+
+#[test]
 fn deadlocks_and_traps() {
     let r = rig();
     let flag = r.put(&[0i32]);
@@ -190,6 +313,7 @@ fn deadlocks_and_traps() {
     let y = floats(&r, 64);
     let out = r.run("barrier_deadlock", 1, 64, &[Arg::Ptr(y)]);
     assert_finding(&out, Kind::Deadlock, &["warp 0", "waits at barrier 1 for warps 1"]);
+    r.clean("barrier_deadlock_ok", 1, 64, &[Arg::Ptr(y)]);
     let out = r.run("stop", 1, 1, &[]);
     assert_finding(&out, Kind::Trap, &["trap executed"]);
 }

@@ -2,6 +2,8 @@
 
 use warpsmith_emulator_driver::check::finding::Kind;
 use warpsmith_emulator_driver::exec::alu::Level;
+use warpsmith_emulator_driver::exec::grid::Outcome;
+use warpsmith_emulator_driver::exec::run::Site;
 
 use crate::rig::{Arg, Rig, assert_clean, assert_finding};
 
@@ -235,5 +237,215 @@ fn a_switch_with_many_ways() {
     for (v, r) in x.iter().zip(rig.get::<i32>(py, 64)) {
         let want = [100, 7, -2, 48, -996, !5, 6 ^ 0x55, 1, 0, 0][*v as usize];
         assert_eq!(r, want, "case {v}");
+    }
+}
+
+const KNOWN: &str = include_str!("../../../tests/kernels/known.ptx");
+
+/// Sums a counter over the sites of an outcome.
+fn total(out: &Outcome, f: impl Fn(&Site) -> u64) -> u64 {
+    out.sites.iter().map(f).sum()
+}
+
+#[test]
+fn transposition_and_what_it_costs() {
+    let rig = Rig::new(KNOWN);
+    let n = 96;
+    let x = noise(n * n, 30);
+    let px = rig.put(&x);
+    // Per kernel: sectors of one store request, wavefronts of one shared request on the average, both exact.
+    let mut waves = Vec::new();
+    for (name, store_sectors) in [("transpose_naive", 32), ("transpose_tiled", 4), ("transpose_padded", 4)] {
+        let py = rig.empty::<f32>(n * n);
+        let out = rig.run_with(name, [3, 3, 1], [32, 8, 1], 0, &[Arg::Ptr(px), Arg::Ptr(py), Arg::I32(n as i32)]);
+        assert_clean(name, &out);
+        let y: Vec<f32> = rig.get(py, n * n);
+        assert!((0..n * n).all(|i| y[i] == x[i % n * n + i / n]), "{name}");
+        let requests = (n * n / 32) as u64;
+        assert_eq!(total(&out, |s| s.requests), 2 * requests, "{name}");
+        assert_eq!(total(&out, |s| s.sectors), requests * (4 + store_sectors), "{name}");
+        assert_eq!(total(&out, |s| s.bytes), 8 * (n * n) as u64, "{name}");
+        assert_eq!((out.unique_read, out.unique_write), ((n * n / 8) as u64, (n * n / 8) as u64), "{name}");
+        waves.push((total(&out, |s| s.waves), total(&out, |s| s.ideal_waves)));
+    }
+    // A store of a row takes one wavefront; a load of a column 32 with a pitch of 32 words, one with 33.
+    assert_eq!(waves, [(0, 0), (288 * 33, 288 * 2), (288 * 2, 288 * 2)]);
+}
+
+#[test]
+fn products_from_blocks_of_registers_to_tensor_cores() {
+    let rig = Rig::new(KNOWN);
+    let (m, n, k) = (128, 64, 48);
+    // Integers are exact in tf32 and their sums in f32, in any order.
+    let whole = |v: Vec<f32>| v.into_iter().map(|v| (v * 8.0).round()).collect::<Vec<f32>>();
+    let (a, b) = (whole(noise(m * k, 31)), whole(noise(k * n, 32)));
+    let (pa, pb) = (rig.put(&a), rig.put(&b));
+    let want: Vec<f32> = (0..m * n).map(|i| (0..k).map(|l| a[i / n * k + l] * b[l * n + i % n]).sum()).collect();
+    for (name, grid, block) in [("gemm_blocked", [1, 2, 1], 256), ("gemm_tf32", [8, 8, 1], 32)] {
+        let pc = rig.empty::<f32>(m * n);
+        let dims = [m, n, k].map(|v| Arg::I32(v as i32));
+        let args = [Arg::Ptr(pa), Arg::Ptr(pb), Arg::Ptr(pc), dims[0], dims[1], dims[2]];
+        let out = rig.run_with(name, grid, [block, 1, 1], 0, &args);
+        assert_clean(name, &out);
+        assert_eq!(rig.get::<f32>(pc, m * n), want, "{name}");
+    }
+    // The two warps that share rows of A, and four float4 columns: what blocking saves.
+    let bytes = |name: &str, grid: [u32; 3], block: [u32; 3], text: &str| {
+        let r = Rig::new(text);
+        let (pa, pb, pc) = (r.put(&a), r.put(&b), r.empty::<f32>(m * n));
+        let dims = [m, n, k].map(|v| Arg::I32(v as i32));
+        let out =
+            r.run_with(name, grid, block, 0, &[Arg::Ptr(pa), Arg::Ptr(pb), Arg::Ptr(pc), dims[0], dims[1], dims[2]]);
+        assert_clean(name, &out);
+        total(&out, |s| s.bytes)
+    };
+    let result = (4 * m * n) as u64;
+    let naive = bytes("gemm_naive", [4, 8, 1], [16, 16, 1], BASIC);
+    let tiled = bytes("gemm_tiled", [4, 8, 1], [16, 16, 1], BASIC);
+    let blocked = bytes("gemm_blocked", [1, 2, 1], [256, 1, 1], KNOWN);
+    let operands = (4 * m * n * k) as u64;
+    assert_eq!(naive, 2 * operands + result, "every product loads both of its factors");
+    assert_eq!(tiled, 2 * operands / 16 + result, "tiles of 16");
+    assert_eq!(blocked, 2 * operands / 64 + result, "tiles of 64");
+}
+
+#[test]
+fn welford_rows_by_merging() {
+    let rig = Rig::new(KNOWN);
+    let (rows, cols) = (3, 1000);
+    // A large mean: sums of squares would lose the variance.
+    let x: Vec<f32> = noise(rows * cols, 33).into_iter().map(|v| v + 1000.0).collect();
+    let (px, pm, pq) = (rig.put(&x), rig.empty::<f32>(rows), rig.empty::<f32>(rows));
+    rig.clean("welford_rows", rows as u32, 128, &[Arg::Ptr(px), Arg::Ptr(pm), Arg::Ptr(pq), Arg::I32(cols as i32)]);
+    let (mean, m2): (Vec<f32>, Vec<f32>) = (rig.get(pm, rows), rig.get(pq, rows));
+    for r in 0..rows {
+        let row = &x[r * cols..][..cols];
+        let mu = row.iter().map(|&v| f64::from(v)).sum::<f64>() / cols as f64;
+        let q = row.iter().map(|&v| (f64::from(v) - mu).powi(2)).sum::<f64>();
+        assert!((f64::from(mean[r]) - mu).abs() < 1e-6 * mu, "row {r}: {} {mu}", mean[r]);
+        assert!((f64::from(m2[r]) - q).abs() < 1e-3 * q, "row {r}: {} {q}", m2[r]);
+    }
+}
+
+#[test]
+fn the_place_of_the_smallest_value() {
+    let rig = Rig::new(KNOWN);
+    let x: Vec<u32> = (0..3000u32).map(|i| i.wrapping_mul(2654435761) % 997 + 5).collect();
+    let (px, best) = (rig.put(&x), rig.put(&[u64::MAX]));
+    rig.clean("arg_min", 3, 128, &[Arg::Ptr(px), Arg::Ptr(best), Arg::I32(3000)]);
+    let (at, low) = x.iter().enumerate().min_by_key(|(i, v)| (**v, *i)).unwrap();
+    assert_eq!(rig.get::<u64>(best, 1), [u64::from(*low) << 32 | at as u64]);
+}
+
+#[test]
+fn redux_scan_and_sort() {
+    let rig = Rig::new(KNOWN);
+    let x: Vec<i32> = (0..512).map(|i| (i * 7919 % 1001) - 500).collect();
+    let px = rig.put(&x);
+    let [sum, low, high] = [0; 3].map(|_| rig.empty::<i32>(16));
+    rig.clean("redux_all", 4, 128, &[Arg::Ptr(px), Arg::Ptr(sum), Arg::Ptr(low), Arg::Ptr(high)]);
+    for (w, part) in x.chunks(32).enumerate() {
+        let got = [sum, low, high].map(|p| rig.get::<i32>(p, 16)[w]);
+        assert_eq!(got, [part.iter().sum(), *part.iter().min().unwrap(), *part.iter().max().unwrap()], "warp {w}");
+    }
+    let py = rig.empty::<i32>(512);
+    rig.clean("scan_block", 2, 256, &[Arg::Ptr(px), Arg::Ptr(py)]);
+    let want: Vec<i32> = x
+        .chunks(256)
+        .flat_map(|b| {
+            b.iter().scan(0, |s, v| {
+                *s += v;
+                Some(*s)
+            })
+        })
+        .collect();
+    assert_eq!(rig.get::<i32>(py, 512), want);
+    let keys: Vec<u32> = (0..512u32).map(|i| i.wrapping_mul(2654435761)).collect();
+    let (pk, ps) = (rig.put(&keys), rig.empty::<u32>(512));
+    rig.clean("sort_block", 1, 256, &[Arg::Ptr(pk), Arg::Ptr(ps)]);
+    let mut sorted = keys;
+    sorted.sort_unstable();
+    assert_eq!(rig.get::<u32>(ps, 512), sorted);
+}
+
+#[test]
+fn lanes_return_from_inside_nested_loops() {
+    let rig = Rig::new(KNOWN);
+    let (rows, cols, limit) = (75, 29, 0.9f32);
+    let mut x = noise(rows * cols, 34);
+    x.iter_mut().step_by(11).for_each(|v| *v = f32::NAN);
+    x[3 * cols..4 * cols].fill(0.0);
+    let (px, at) = (rig.put(&x), rig.empty::<i32>(rows));
+    let args = [Arg::Ptr(px), Arg::Ptr(at), Arg::I32(rows as i32), Arg::I32(cols as i32), Arg::F32(limit)];
+    let out = rig.clean("find_first", 3, 32, &args);
+    let want: Vec<i32> = x
+        .chunks(cols)
+        .map(|row| match row.iter().position(|v| v.abs() > limit) {
+            Some(c) if row[c] > limit => c as i32,
+            Some(_) => -2,
+            None => -1,
+        })
+        .collect();
+    assert_eq!(rig.get::<i32>(at, rows), want);
+    assert!(want.contains(&-2) && want.contains(&-1) && want.iter().any(|&c| c > 8), "all ways out are taken");
+    assert!(total(&out, |s| s.divergent) > 0);
+}
+
+#[test]
+fn a_pipeline_of_four_stages_with_and_without_its_wait() {
+    let rig = Rig::new(KNOWN);
+    for steps in [1, 3, 4, 9] {
+        let x: Vec<f32> = (0..2 * steps * 256).map(|i| (i % 23) as f32).collect();
+        let (px, py) = (rig.put(&x), rig.empty::<f32>(128));
+        let args = [Arg::Ptr(px), Arg::Ptr(py), Arg::I32(steps as i32)];
+        rig.clean("pipeline_sum", 2, 64, &args);
+        let y: Vec<f32> = rig.get(py, 128);
+        for (i, got) in y.into_iter().enumerate() {
+            let (block, lane) = (i / 64, 63 - i % 64);
+            let parts = (0..steps).flat_map(|s| &x[((block * steps + s) * 64 + lane) * 4..][..4]);
+            assert_eq!(got, parts.sum::<f32>(), "{steps} steps, thread {i}");
+        }
+        let out = rig.run("pipeline_sum_missing_wait", 2, 64, &args);
+        let missing: Vec<_> = out.findings.iter().filter(|f| f.kind == Kind::MissingWait).collect();
+        assert!(!missing.is_empty() && missing[0].to_string().contains("no cp.async.wait has completed"), "{steps}");
+    }
+}
+
+/// The same seed gives the same everything, and kernels without bugs give the same result for every seed and number of
+/// threads.
+#[test]
+fn seeds_and_threads_change_nothing_that_is_right() {
+    let x: Vec<f32> = (0..40_000).map(|i| (i % 17) as f32).collect();
+    let mut results = Vec::new();
+    for (seed, threads) in [(0, 1), (0, 4), (7, 1), (7, 4), (7, 4), (99, 3)] {
+        let mut rig = Rig::new(BASIC);
+        rig.settings.seed = seed;
+        rig.settings.threads = threads;
+        let (px, py, pz) = (rig.put(&x), rig.put(&x), rig.empty::<f32>(40_000));
+        let add = rig.clean("vector_add", 157, 256, &[Arg::Ptr(px), Arg::Ptr(py), Arg::Ptr(pz), Arg::I32(40_000)]);
+        let sum = rig.put(&[0f32]);
+        let reduce = rig.clean("reduce_sum", 9, 256, &[Arg::Ptr(px), Arg::Ptr(sum), Arg::I32(40_000)]);
+        let z: Vec<f32> = rig.get(pz, 40_000);
+        results.push((z, rig.get::<f32>(sum, 1), add.sites, add.unique_read, reduce.sites, reduce.unique_write));
+    }
+    for r in &results[1..] {
+        assert!(*r == results[0]);
+    }
+    // A race is found under every seed, and the same report comes back for the same seed.
+    let bugs = include_str!("../../../tests/kernels/bugs.ptx");
+    let report = |seed: u64, threads: usize| {
+        let mut rig = Rig::new(bugs);
+        rig.settings.seed = seed;
+        rig.settings.threads = threads;
+        let (x, y) = (rig.put(&vec![1f32; 256]), rig.put(&vec![1f32; 256]));
+        let out = rig.run("global_race", 128, 32, &[Arg::Ptr(x), Arg::Ptr(y)]);
+        // Devices of tests that run at the same time lie at different addresses: only the last digits are the same.
+        let relative = |text: String| text.replace(&format!("{:#x}", y >> 12), "");
+        out.findings.iter().map(|f| relative(f.to_string())).collect::<Vec<_>>()
+    };
+    for seed in [0, 1, 5] {
+        let first = report(seed, 1);
+        assert!(first[0].contains("blocks of a launch are unordered"), "{first:?}");
+        assert_eq!(report(seed, 1), first);
     }
 }

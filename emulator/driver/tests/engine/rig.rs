@@ -14,6 +14,7 @@ pub enum Arg {
     Ptr(u64),
     I32(i32),
     U32(u32),
+    F32(f32),
 }
 
 pub struct Rig {
@@ -88,6 +89,7 @@ impl Rig {
                 Arg::Ptr(v) => v.to_le_bytes().to_vec(),
                 Arg::I32(v) => v.to_le_bytes().to_vec(),
                 Arg::U32(v) => v.to_le_bytes().to_vec(),
+                Arg::F32(v) => v.to_le_bytes().to_vec(),
             };
             assert_eq!(raw.len(), p.bytes as usize, "argument size of {name}");
             params[p.offset as usize..][..raw.len()].copy_from_slice(&raw);

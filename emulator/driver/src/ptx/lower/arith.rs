@@ -118,6 +118,20 @@ impl Lower<'_> {
                 let spec = self.spec(Spec::new(Kind::Testp(test), ty));
                 return self.emit(Op::SetpLane { spec, a, b: a, d, q: NONE, combine: Combine::None });
             }
+            "vabsdiff2" | "vabsdiff4" => {
+                // The video instructions that nvcc emits (`__vabsdiffu4`, `__vsadu2`, …): no masks, no saturation.
+                let types = [f.ty()?, f.ty()?, f.ty()?];
+                if types != [Ty::U32; 3] {
+                    return Err(f.unknown("only .u32.u32.u32"));
+                }
+                let alu = match (base, f.flag("add")) {
+                    ("vabsdiff2", false) => Alu::AbsDiff2,
+                    ("vabsdiff2", true) => Alu::AbsDiffAdd2,
+                    (_, false) => Alu::AbsDiff4,
+                    (_, true) => Alu::AbsDiffAdd4,
+                };
+                return self.vector(&f, Ty::U32, 3, alu);
+            }
             "dp4a" | "dp2a" => {
                 let high = f.flag("hi");
                 let low = f.flag("lo");
@@ -215,7 +229,9 @@ impl Lower<'_> {
                 "div" => (Kind::Div, 2, fast(Alu::DivF32, Alu::DivFtzF32, Alu::DivF64)),
                 "rcp" => (Kind::Rcp, 1, fast(Alu::RcpF32, Alu::RcpFtzF32, Alu::RcpF64)),
                 "sqrt" => (Kind::Sqrt, 1, fast(Alu::SqrtF32, Alu::SqrtFtzF32, Alu::SqrtF64)),
-                "rsqrt" if approx && ty == Ty::F64 => (Kind::Rcp, 1, Some(Alu::RsqrtF64)),
+                "rsqrt" if approx && ty == Ty::F64 => {
+                    (Kind::Rcp, 1, Some(if ftz { Alu::RsqrtGrossF64 } else { Alu::RsqrtF64 }))
+                }
                 "rsqrt" if approx => (Kind::Rcp, 1, fast(Alu::RsqrtF32, Alu::RsqrtFtzF32, Alu::RsqrtF64)),
                 "sin" | "cos" | "lg2" | "tanh" | "ex2" if approx && ty == Ty::F32 => {
                     let alu = match base {
@@ -243,8 +259,7 @@ impl Lower<'_> {
             if hi || lo || wide || cc || clamp || wrap || shift_amount {
                 return bad(&f, "an integer modifier on a float operation");
             }
-            // `rcp.approx.ftz.f64` and its kin flush nothing that matters in f64.
-            let alu = if ty == Ty::F64 && approx && ftz && base == "rcp" { Some(Alu::RcpF64) } else { alu };
+            let alu = if ty == Ty::F64 && approx && ftz && base == "rcp" { Some(Alu::RcpGrossF64) } else { alu };
             return match alu {
                 Some(alu) => self.vector(&f, ty, n, alu),
                 None => self.slow(&f, spec(kind), n),
@@ -464,9 +479,16 @@ impl Lower<'_> {
         if lower_unsigned && !matches!(ty, Ty::U16 | Ty::U32 | Ty::U64) {
             return Err(f.unknown("lo, ls, hi and hs compare unsigned integers"));
         }
-        if matches!(ty, Ty::F16x2 | Ty::Bf16x2 | Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8) {
-            return Err(f.unknown("packed and 8-bit comparisons are not supported"));
+        if matches!(ty, Ty::Pred | Ty::B8 | Ty::U8 | Ty::S8 | Ty::B128) {
+            return Err(f.unknown("there is no comparison of this type"));
         }
+        let packed = matches!(ty, Ty::F16x2 | Ty::Bf16x2);
+        // The halves of a packed operand are compared as what they are.
+        let half = match ty {
+            Ty::F16x2 => Ty::F16,
+            Ty::Bf16x2 => Ty::Bf16,
+            t => t,
+        };
         let (a, b) = (self.src(f.operand(1)?, ty)?, self.src(f.operand(2)?, ty)?);
         let combine = match boolean {
             None => Combine::None,
@@ -477,11 +499,31 @@ impl Lower<'_> {
         };
         if let Some(dty) = dty {
             let d = self.dst(f.operand(0)?, dty)?;
-            if !matches!(dty, Ty::U32 | Ty::S32 | Ty::F32) {
-                return Err(f.unknown("set writes u32, s32 or f32"));
+            let narrow = matches!(ty, Ty::F16 | Ty::Bf16);
+            let one = match dty {
+                Ty::U32 | Ty::S32 if !packed => u64::from(u32::MAX),
+                Ty::F32 if !packed => u64::from(1f32.to_bits()),
+                Ty::U16 | Ty::S16 if narrow => 0xffff,
+                Ty::F16 if ty == Ty::F16 => 0x3c00,
+                Ty::Bf16 if ty == Ty::Bf16 => 0x3f80,
+                Ty::U32 | Ty::S32 => 0xffff,
+                Ty::F16x2 if ty == Ty::F16x2 => 0x3c00,
+                Ty::Bf16x2 if ty == Ty::Bf16x2 => 0x3f80,
+                _ => return Err(f.unknown("this result type does not go with this operand type")),
+            };
+            let spec = self.spec(Spec { ftz, ..Spec::new(Kind::Compare(rel), half) });
+            if packed {
+                // Low halves, high halves, and both together.
+                let (x, y) = (self.row(false)?, self.row(false)?);
+                let (low, high) = (self.row(false)?, self.row(false)?);
+                for (part, to) in [(Alu::Low16, low), (Alu::High16, high)] {
+                    self.alu(part, &[x, a])?;
+                    self.alu(part, &[y, b])?;
+                    self.emit(Op::Set { spec, a: x, b: y, d: to, one, combine })?;
+                }
+                return self.alu(Alu::Pack32, &[d, low, high]);
             }
-            let spec = self.spec(Spec { ftz, ..Spec::new(Kind::Compare(rel), ty) });
-            return self.emit(Op::Set { spec, a, b, d, float: dty == Ty::F32, combine });
+            return self.emit(Op::Set { spec, a, b, d, one, combine });
         }
         let (d, q) = match f.operand(0)? {
             Operand::Name(p, 0) => (self.pred_name(p)?, NONE),
@@ -489,6 +531,26 @@ impl Lower<'_> {
             Operand::Sink => (NONE, NONE),
             o => return self.err(format!("operand {o:?} where a predicate is expected")),
         };
+        if q != NONE && matches!(ty, Ty::F16 | Ty::Bf16) {
+            return Err(f.unknown("a comparison of halves writes one predicate"));
+        }
+        if packed {
+            // `p|q` are the results of the low and the high halves.
+            let spec = self.spec(Spec { ftz, ..Spec::new(Kind::Compare(rel), half) });
+            let (x, y) = (self.row(false)?, self.row(false)?);
+            let (u, v) = (self.row(false)?, self.row(false)?);
+            for (part, [x, y]) in [(Alu::Low16, [x, y]), (Alu::High16, [u, v])] {
+                self.alu(part, &[x, a])?;
+                self.alu(part, &[y, b])?;
+            }
+            // The third predicate may be one of the two that are written.
+            let low = self.preds;
+            self.preds += 1;
+            self.emit(Op::SetpLane { spec, a: x, b: y, d: low, q: NONE, combine })?;
+            self.emit(Op::SetpLane { spec, a: u, b: v, d: q, q: NONE, combine })?;
+            let p = Pred { at: low, not: false };
+            return self.emit(Op::Logic { f: Logic::Mov, d, a: p, b: p });
+        }
         let (form, swap) = swapped(rel);
         if !ftz && let Some(cmp) = compare_form(form, ty) {
             let cmp = cmp.resolve(self.level);

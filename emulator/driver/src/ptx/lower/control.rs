@@ -211,13 +211,14 @@ impl Lower<'_> {
         f.finish()?;
         let mut rets: &[Operand] = &[];
         let mut args: &[Operand] = &[];
-        let mut name = None;
+        let (mut name, mut prototype) = (None, None);
         for o in &f.inst.operands {
             match (o, name) {
                 (Operand::List(v), None) => rets = v,
                 (Operand::List(v), Some(_)) => args = v,
                 (Operand::Name(n, 0), None) => name = Some(n),
-                _ => return Err(f.unknown("indirect calls are not supported")),
+                (Operand::Name(n, 0), Some(_)) => prototype = Some(n),
+                _ => return Err(f.unknown("it takes results, a function, parameters and a prototype")),
             }
         }
         let Some(name) = name else { return Err(f.unknown("it names no function")) };
@@ -230,6 +231,9 @@ impl Lower<'_> {
         };
         let rets = rets.iter().map(|o| find(self, o)).collect::<Res<Vec<_>>>()?;
         let args = args.iter().map(|o| find(self, o)).collect::<Res<Vec<_>>>()?;
+        if let Some(reg) = self.find_reg(name)? {
+            return self.indirect(&f, reg, prototype, &rets, &args);
+        }
         match (&name[..], &args[..]) {
             ("vprintf", [format, list]) => {
                 let format = self.read_argument(format, 8)?;
@@ -264,9 +268,6 @@ impl Lower<'_> {
         if self.calls.contains(&callee.name) {
             return Err(f.unknown(&format!("`{name}` calls itself, and recursion is not supported")));
         }
-        if self.calls.len() >= MAX_CALLS {
-            return Err(f.unknown(&format!("calls are nested more than {MAX_CALLS} deep")));
-        }
         if callee.params.len() != args.len() || callee.rets.len() != rets.len() {
             return Err(f.unknown(&format!(
                 "`{name}` takes {} parameters and gives {}",
@@ -274,19 +275,108 @@ impl Lower<'_> {
                 callee.rets.len()
             )));
         }
-        let mut scope = Scope { wall: true, ..Scope::default() };
-        for (formal, actual) in callee.params.iter().zip(args).chain(callee.rets.iter().zip(rets)) {
-            scope.vars.insert(formal.name.clone(), actual);
-        }
         // Lanes that the guard excludes go around the body.
         let end = self.new_label();
+        let guard = self.around(end)?;
+        self.inline(&f, callee, &rets, &args)?;
+        self.guard = guard;
+        self.labels[end] = Some(self.code.len() as u32);
+        Ok(())
+    }
+
+    /// Sends the lanes that the guard excludes to `end` and clears the guard, which is returned.
+    fn around(&mut self, end: usize) -> Res<Pred> {
         let guard = self.guard;
         if guard.at != NONE {
             self.guard.not = !guard.not;
             self.emit(Op::Bra { target: end as u32, join: NONE })?;
         }
-        let saved = (self.line, self.loc, self.opcode);
         self.guard = Pred { at: NONE, not: false };
+        Ok(guard)
+    }
+
+    /// A call through a register: one comparison and one body for every function that the prototype fits.
+    fn indirect(
+        &mut self,
+        f: &Form,
+        reg: Reg,
+        prototype: Option<&String>,
+        rets: &[Location],
+        args: &[Location],
+    ) -> Res<()> {
+        let Reg::Row(at @ Row { wide: true, .. }, _) = reg else {
+            return Err(f.unknown("the register of an indirect call must have 64 bits"));
+        };
+        let Some(name) = prototype else { return Err(f.unknown("an indirect call needs a prototype")) };
+        let Some(want) = self.scopes.iter().rev().find_map(|s| s.prototypes.get(name)).cloned() else {
+            return Err(f.unknown(&format!("`{name}` is not a call prototype")));
+        };
+        if (want.rets.len(), want.params.len()) != (rets.len(), args.len()) {
+            return Err(f.unknown("the call does not fit its prototype"));
+        }
+        let end = self.new_label();
+        let guard = self.around(end)?;
+        let module = self.module;
+        for callee in &module.functions {
+            let fits = callee.body.is_some() && !callee.entry && Prototype::of(&callee.rets, &callee.params) == want;
+            // Recursion through a pointer ends at the trap below.
+            if !fits || !self.address_taken(&callee.name) || self.calls.contains(&callee.name) {
+                continue;
+            }
+            let Some(value) = module.function_address(&callee.name) else { continue };
+            let value = self.konst(value, true)?;
+            let (other, next) = (self.preds, self.new_label());
+            self.preds += 1;
+            let cmp = Cmp::Ne64.resolve(self.level);
+            self.emit(Op::Setp {
+                f: cmp,
+                a: at.at,
+                b: value.at,
+                swap: false,
+                d: other,
+                q: NONE,
+                combine: Combine::None,
+            })?;
+            self.guard = Pred { at: other, not: false };
+            self.emit(Op::Bra { target: next as u32, join: NONE })?;
+            self.guard = Pred { at: NONE, not: false };
+            self.inline(f, callee, rets, args)?;
+            self.emit(Op::Bra { target: end as u32, join: NONE })?;
+            self.labels[next] = Some(self.code.len() as u32);
+        }
+        self.emit(Op::BadCall { at })?;
+        self.guard = guard;
+        self.labels[end] = Some(self.code.len() as u32);
+        Ok(())
+    }
+
+    /// Whether a function is named anywhere but in a call.
+    fn address_taken(&self, name: &str) -> bool {
+        fn moved(stmts: &[Stmt], name: &str) -> bool {
+            stmts.iter().any(|s| match s {
+                Stmt::Block(b) => moved(b, name),
+                Stmt::Inst(i) => {
+                    i.opcode[0] != "call" && i.operands.iter().any(|o| matches!(o, Operand::Name(n, _) if n == name))
+                }
+                _ => false,
+            })
+        }
+        let named = |i: &Init| matches!(i, Init::Symbol(n, _) if n == name);
+        self.module.vars.iter().any(|v| v.init.iter().any(named))
+            || self.module.functions.iter().any(|f| f.body.as_ref().is_some_and(|b| moved(b, name)))
+    }
+
+    /// The body of a function, here and now.
+    fn inline(&mut self, f: &Form, callee: &Function, rets: &[Location], args: &[Location]) -> Res<()> {
+        if self.calls.len() >= MAX_CALLS {
+            return Err(f.unknown(&format!("calls are nested more than {MAX_CALLS} deep")));
+        }
+        let mut scope = Scope { wall: true, ..Scope::default() };
+        for (formal, actual) in callee.params.iter().zip(args).chain(callee.rets.iter().zip(rets)) {
+            scope.vars.insert(formal.name.clone(), *actual);
+        }
+        let end = self.new_label();
+        let saved = (self.line, self.loc, self.opcode);
         self.scopes.push(scope);
         self.calls.push(callee.name.clone());
         self.returns.push(end);
@@ -296,7 +386,7 @@ impl Lower<'_> {
         self.scopes.pop();
         result?;
         (self.line, self.loc, self.opcode) = saved;
-        self.guard = guard;
+        self.guard = Pred { at: NONE, not: false };
         self.labels[end] = Some(self.code.len() as u32);
         Ok(())
     }

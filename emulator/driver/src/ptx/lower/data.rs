@@ -1,7 +1,7 @@
 //! Moves, loads, stores, atomics, asynchronous copies, matrices.
 
 use super::*;
-use crate::exec::memory::{LOCAL_WINDOW, SHARED_WINDOW};
+use crate::exec::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 
 const SCOPES: [(&str, ()); 4] = [("cta", ()), ("gpu", ()), ("sys", ()), ("cluster", ())];
 
@@ -26,6 +26,7 @@ impl Lower<'_> {
                     Space::Global | Space::Const => return self.alu(Alu::Mov64, &[d, a]),
                     Space::Shared => SHARED_WINDOW,
                     Space::Local => LOCAL_WINDOW,
+                    Space::Param => PARAM_WINDOW,
                     _ => return Err(f.unknown("generic addresses of this space are not supported")),
                 };
                 let c = self.konst(base, true)?;
@@ -473,7 +474,7 @@ impl Lower<'_> {
         }
         let [d, a, b, c] = lists;
         let i = self.mmas.len() as u32;
-        self.mmas.push(Mma { m, n, k, a_ty, b_ty, c_ty, satfinite, d, a, b, c });
+        self.mmas.push(Mma { m, n, k, a_ty, b_ty, c_ty, d_ty, satfinite, d, a, b, c });
         self.emit(Op::Mma(i))
     }
 }

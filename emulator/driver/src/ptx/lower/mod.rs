@@ -5,12 +5,14 @@ mod arith;
 mod control;
 mod convert;
 mod data;
+mod wmma;
 
 use std::collections::{BTreeSet, HashMap};
 
 use super::LoadError;
 use super::ast::*;
 use super::cfg::{Flow, meeting_points};
+use super::forms;
 use crate::exec::alu::{Alu, Cmp, Level};
 use crate::exec::op::Inst as Decoded;
 use crate::exec::op::*;
@@ -59,6 +61,7 @@ struct Scope {
     vars: HashMap<String, Location>,
     labels: HashMap<String, usize>,
     tables: HashMap<String, Vec<String>>,
+    prototypes: HashMap<String, Prototype>,
     /// Lookups stop here: a function sees nothing of its caller.
     wall: bool,
 }
@@ -79,6 +82,8 @@ struct Lower<'m> {
     opcodes: Vec<u32>,
     opcode_names: Vec<String>,
     opcode_index: HashMap<String, u32>,
+    /// Opcodes that were found in the list of forms.
+    permitted: BTreeSet<u32>,
     consts: HashMap<(u64, bool), Row>,
     specials: HashMap<Special, Row>,
     words: u32,
@@ -98,11 +103,13 @@ struct Lower<'m> {
     bars: Vec<Bar>,
     mmas: Vec<Mma>,
     matrices: Vec<Matrix>,
+    wmmas: Vec<Wmma>,
     syscalls: Vec<Syscall>,
     tables: Vec<Vec<u32>>,
     /// State of the statement at hand.
     line: u32,
     loc: (u32, u32),
+    inlined_at: (u32, u32),
     opcode: u32,
     guard: Pred,
     used_mask: u32,
@@ -207,6 +214,7 @@ pub fn lower(module: &Module, symbols: &Symbols, entry: &Function, level: Level)
         opcodes: Vec::new(),
         opcode_names: Vec::new(),
         opcode_index: HashMap::new(),
+        permitted: BTreeSet::new(),
         consts: HashMap::new(),
         specials: HashMap::new(),
         words: 0,
@@ -227,10 +235,12 @@ pub fn lower(module: &Module, symbols: &Symbols, entry: &Function, level: Level)
         bars: Vec::new(),
         mmas: Vec::new(),
         matrices: Vec::new(),
+        wmmas: Vec::new(),
         syscalls: Vec::new(),
         tables: Vec::new(),
         line: entry.line,
         loc: (0, 0),
+        inlined_at: (0, 0),
         opcode: 0,
         guard: Pred { at: NONE, not: false },
         used_mask: u32::MAX,
@@ -291,6 +301,12 @@ impl<'m> Lower<'m> {
         }
         let (mut names, mut vars) = (BTreeSet::new(), Vec::new());
         collect(body, &mut names, &mut vars);
+        // Tables of function pointers may be reached from anywhere.
+        for init in self.module.vars.iter().flat_map(|v| &v.init) {
+            if let Init::Symbol(name, _) = init {
+                names.insert(name);
+            }
+        }
         // Functions reached through calls, until nothing new turns up.
         let mut done: BTreeSet<&str> = BTreeSet::new();
         loop {
@@ -337,10 +353,11 @@ impl<'m> Lower<'m> {
                     return Err(LoadError::new(*line, format!("label `{name}` is defined twice")));
                 }
             }
-            if let Stmt::Targets(name, list) = s
-                && let Some(scope) = self.scopes.last_mut()
-            {
-                scope.tables.insert(name.clone(), list.clone());
+            let Some(scope) = self.scopes.last_mut() else { continue };
+            match s {
+                Stmt::Targets(name, list) => drop(scope.tables.insert(name.clone(), list.clone())),
+                Stmt::Prototype(name, p) => drop(scope.prototypes.insert(name.clone(), p.clone())),
+                _ => {}
             }
         }
         for s in stmts {
@@ -358,14 +375,14 @@ impl<'m> Lower<'m> {
                     self.body(inner)?;
                     self.scopes.pop();
                 }
-                Stmt::Loc(file, line) => self.loc = (*file, *line),
+                Stmt::Loc(place, inlined_at) => (self.loc, self.inlined_at) = (*place, *inlined_at),
                 Stmt::Pragma(text) => {
                     if let Some(mask) = text.strip_prefix("used_bytes_mask ") {
                         let digits = mask.trim().trim_start_matches("0x");
                         self.used_mask = u32::from_str_radix(digits, 16).unwrap_or(u32::MAX);
                     }
                 }
-                Stmt::Targets(..) => {}
+                Stmt::Targets(..) | Stmt::Prototype(..) => {}
                 Stmt::Inst(i) => {
                     self.line = i.line;
                     self.opcode_name(&i.opcode.join("."));
@@ -380,11 +397,33 @@ impl<'m> Lower<'m> {
                         }
                     };
                     self.instruction(i)?;
+                    self.permit(i)?;
                     self.used_mask = u32::MAX;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Only what the list of forms names is accepted, and only for the targets that have it.
+    fn permit(&mut self, i: &Source) -> Res<()> {
+        if self.permitted.contains(&self.opcode) {
+            return Ok(());
+        }
+        let form = forms::form(&i.opcode);
+        let name = i.opcode.join(".");
+        let target = self.module.target.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let have = target.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap_or(80);
+        match forms::target(&form) {
+            None => self.err(format!("`{name}` is not supported: it is not in the emulator's list of forms")),
+            Some(need) if have < need => {
+                self.err(format!("`{name}` is not supported: it needs .target sm_{need}, the module has sm_{have}"))
+            }
+            _ => {
+                self.permitted.insert(self.opcode);
+                Ok(())
+            }
+        }
     }
 
     fn opcode_name(&mut self, name: &str) {
@@ -400,7 +439,7 @@ impl<'m> Lower<'m> {
             return self.err(format!("the kernel has more than {MAX_CODE} operations"));
         }
         self.code.push(Decoded { op, guard: self.guard });
-        self.places.push(Place { ptx: self.line, file: self.loc.0, line: self.loc.1 });
+        self.places.push(Place { ptx: self.line, file: self.loc.0, line: self.loc.1, inlined_at: self.inlined_at });
         self.opcodes.push(self.opcode);
         Ok(())
     }
@@ -584,7 +623,11 @@ impl<'m> Lower<'m> {
             ("lanemask_gt", None) => Special::LaneMaskGt,
             ("dynamic_smem_size", None) => Special::DynamicSmem,
             ("total_smem_size", None) => Special::TotalSmem,
-            _ if head.starts_with("envreg") && axis.is_none() => Special::Zero,
+            _ if axis.is_none()
+                && let Some(n) = head.strip_prefix("envreg").and_then(|n| n.parse().ok()).filter(|&n| n < 32) =>
+            {
+                Special::EnvReg(n)
+            }
             ("clock", None) | ("globaltimer_lo", None) | ("clock64", None) | ("globaltimer", None) => {
                 let wide = matches!(head, "clock64" | "globaltimer");
                 let d = self.row(wide)?;
@@ -664,8 +707,8 @@ impl<'m> Lower<'m> {
                 if name == "WARP_SZ" {
                     return self.konst(32, wide);
                 }
-                if self.module.functions.iter().any(|f| f.name == *name) {
-                    return self.err(format!("the address of function `{name}`: indirect calls are not supported"));
+                if let Some(at) = self.module.function_address(name) {
+                    return self.konst(at, wide);
                 }
                 self.err(format!("`{name}` is not declared"))
             }
@@ -762,7 +805,7 @@ impl<'m> Lower<'m> {
                     targets.dedup();
                     Flow::Jump(targets, guarded)
                 }
-                Op::Exit | Op::Trap => Flow::Exit(guarded),
+                Op::Exit | Op::Trap | Op::BadCall { .. } => Flow::Exit(guarded),
                 _ => Flow::Next,
             });
         }
@@ -830,7 +873,14 @@ impl<'m> Lower<'m> {
             bars: self.bars,
             mmas: self.mmas,
             matrices: self.matrices,
+            wmmas: self.wmmas,
             syscalls: self.syscalls,
+            constants: self
+                .symbols
+                .values()
+                .filter(|v| v.space == Space::Const)
+                .map(|v| (v.at, v.at + v.bytes))
+                .collect(),
             tables: self.tables,
         })
     }
@@ -842,11 +892,12 @@ impl<'m> Lower<'m> {
             | "rem" | "abs" | "neg" | "min" | "max" | "popc" | "clz" | "bfind" | "brev" | "bfe" | "bfi" | "fns"
             | "bmsk" | "szext" | "dp4a" | "dp2a" | "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2"
             | "tanh" | "testp" | "copysign" | "and" | "or" | "xor" | "not" | "cnot" | "lop3" | "shl" | "shr"
-            | "shf" | "prmt" | "setp" | "set" | "selp" | "slct" => self.arith(f),
+            | "shf" | "prmt" | "vabsdiff2" | "vabsdiff4" | "setp" | "set" | "selp" | "slct" => self.arith(f),
             "cvt" => self.cvt(f),
             "mov" | "ld" | "ldu" | "st" | "cvta" | "isspacep" | "prefetch" | "prefetchu" | "discard"
             | "applypriority" | "createpolicy" | "cp" | "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "atom"
             | "red" => self.data(f),
+            "wmma" => self.wmma(f),
             "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "bar" | "barrier" | "membar" | "fence"
             | "vote" | "match" | "activemask" | "redux" | "shfl" | "nanosleep" | "pmevent" => self.control(f),
             _ => Err(f.unknown("the emulator does not know this instruction")),

@@ -1,0 +1,67 @@
+//! Patterns from kernels that are known to be right on GPUs: the checks accept them, and still catch the broken twins.
+
+use warpsmith_emulator_driver::check::finding::Kind;
+
+use crate::rig::{Arg, Rig, assert_clean, assert_finding};
+
+const PATTERNS: &str = include_str!("../../../tests/kernels/patterns.ptx");
+
+#[test]
+fn a_fence_of_every_thread_covers_the_ticket_behind_the_barrier() {
+    let r = Rig::new(PATTERNS);
+    let run = |name: &str| {
+        let (parts, count, out) = (r.empty::<f32>(4 * 96), r.put(&[0u32]), r.empty::<f32>(96));
+        (r.run(name, 4, 96, &[Arg::Ptr(parts), Arg::Ptr(count), Arg::Ptr(out)]), out)
+    };
+    let (done, out) = run("ticket_fenced");
+    assert_clean("ticket_fenced", &done);
+    let want: Vec<f32> = (0..96).map(|i| 4.0 * (i as f32 + 1.0)).collect();
+    assert_eq!(r.get::<f32>(out, 96), want);
+    let (done, _) = run("ticket_unfenced");
+    assert_finding(&done, Kind::GlobalRace, &["read after write", "unless a fence and an atomic order them"]);
+}
+
+#[test]
+fn an_exit_counts_as_an_arrival_at_the_barrier() {
+    let r = Rig::new(PATTERNS);
+    let y = r.empty::<f32>(32);
+    // That threads leave without the barrier is told, but what they did before is no race.
+    let done = r.run("few_write_out", 1, 128, &[Arg::Ptr(y), Arg::I32(1)]);
+    assert_finding(&done, Kind::DivergentBarrier, &["96 of 128 threads of the block had exited"]);
+    assert_eq!(r.get::<f32>(y, 32), [4f32; 32]);
+    let done = r.run("few_write_out", 1, 128, &[Arg::Ptr(y), Arg::I32(0)]);
+    assert_finding(&done, Kind::SharedRace, &["no barrier lies between them"]);
+}
+
+#[test]
+fn a_shuffle_waits_only_for_lanes_that_have_not_exited() {
+    let r = Rig::new(PATTERNS);
+    let x: Vec<i32> = (0..32).collect();
+    let y = r.put(&x);
+    r.clean("shuffle_of_the_rest", 1, 32, &[Arg::Ptr(y), Arg::I32(32), Arg::I32(1)]);
+    let y = r.put(&x);
+    let done = r.run("shuffle_of_the_rest", 1, 32, &[Arg::Ptr(y), Arg::I32(20), Arg::I32(1)]);
+    assert_finding(&done, Kind::WarpMask, &["names lanes that have exited or do not exist (0xfff00000)"]);
+    assert!(done.fault.is_none(), "the others go on");
+    // After two rounds lane i holds x[i] + 2 x[i + 1] + x[i + 2], as far as only live lanes went into it.
+    let got = r.get::<i32>(y, 32);
+    assert!((0..18).all(|i| got[i] == 4 * i as i32 + 4), "{got:?}");
+    assert_eq!(got[20..], x[20..]);
+}
+
+#[test]
+fn what_raced_once_is_remembered_for_the_next_race() {
+    let r = Rig::new(PATTERNS);
+    let (x, y) = (r.put(&[1f32, 2.0]), r.empty::<f32>(64));
+    r.clean("reused_slot", 1, 64, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(1)]);
+    assert_eq!(r.get::<f32>(y, 64), [3f32; 64]);
+    let done = r.run("reused_slot", 1, 64, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(0)]);
+    assert_finding(
+        &done,
+        Kind::SharedRace,
+        &[
+            "write after read at shared address 0x0: the word was read by lane 31 of the same warp",
+            "read after write at shared address 0x0: the word was written by warp 0, lane 0",
+        ],
+    );
+}

@@ -1,0 +1,50 @@
+// Patterns from kernels that are known to be right on GPUs: what the checks must accept, beside a broken twin.
+
+// Every thread fences its own write before the barrier; one thread takes the ticket behind it; the last block sums.
+template <bool fenced>
+__device__ void ticket(float* parts, unsigned* count, float* out) {
+    __shared__ bool last;
+    parts[blockIdx.x * blockDim.x + threadIdx.x] = threadIdx.x + 1.f;
+    if (fenced) __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(count, 1u) == gridDim.x - 1;
+    __syncthreads();
+    if (last) {
+        float sum = 0.f;
+        for (unsigned b = 0; b < gridDim.x; b++) sum += parts[b * blockDim.x + threadIdx.x];
+        out[threadIdx.x] = sum;
+    }
+}
+extern "C" __global__ void ticket_fenced(float* parts, unsigned* count, float* out) { ticket<true>(parts, count, out); }
+extern "C" __global__ void ticket_unfenced(float* parts, unsigned* count, float* out) { ticket<false>(parts, count, out); }
+
+// All warps add to shared memory, only the first stays to write the sums out: the exits count at the barrier.
+extern "C" __global__ void few_write_out(float* y, int barrier) {
+    __shared__ float sums[32];
+    if (threadIdx.x < 32) sums[threadIdx.x] = 0.f;
+    __syncthreads();
+    atomicAdd(&sums[threadIdx.x % 32], 1.f);
+    if (threadIdx.x >= 32) return;
+    if (barrier) __syncthreads();
+    y[threadIdx.x] = sums[threadIdx.x];
+}
+
+// A shuffle waits only for lanes that have not exited; what it reads of those that have is undefined.
+extern "C" __global__ void shuffle_of_the_rest(int* y, int n, int step) {
+    int v = y[threadIdx.x];
+    if (threadIdx.x >= n) return;
+    for (int i = 0; i < 2; i++) v += __shfl_down_sync(0xffffffffu, v, step);
+    y[threadIdx.x] = v;
+}
+
+// One array for two sums, without the barrier between reading the first and writing the second: both races are told.
+extern "C" __global__ void reused_slot(const float* x, float* y, int barrier) {
+    __shared__ float slot;
+    if (threadIdx.x == 0) slot = x[0];
+    __syncthreads();
+    float first = slot;
+    if (barrier) __syncthreads();
+    if (threadIdx.x == 0) slot = x[1];
+    __syncthreads();
+    y[threadIdx.x] = first + slot;
+}
