@@ -247,12 +247,27 @@ pub fn form(opcode: &[String]) -> String {
         p if hint(p) => None,
         p => Some(p.to_string()),
     };
-    let mut out = base.to_string();
-    for part in opcode[1..].iter().filter_map(|p| same(p)) {
-        out.push('.');
-        out.push_str(&part);
+    let mut parts: Vec<String> = opcode[1..].iter().filter_map(|p| same(p)).collect();
+    // ptxas takes some modifiers in more than one order: CUTLASS writes `ld.global.acquire.gpu`,
+    // `ldmatrix.sync.aligned.x4.trans.m8n8` and `mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32.satfinite`, CUB
+    // `vote.ballot.sync`.
+    let last = parts.len();
+    match base {
+        "ld" | "st" => {
+            parts.sort_by_key(|p| !matches!(p.as_str(), "volatile" | "relaxed" | "acquire" | "release"));
+        }
+        "vote" => parts.sort_by_key(|p| p != "sync"),
+        "ldmatrix" => parts.sort_by_key(|p| match p.as_str() {
+            "sync" | "aligned" => 0,
+            "m8n8" => 1,
+            "x1" | "x2" | "x4" => 2,
+            "trans" => 3,
+            _ => 4,
+        }),
+        "mma" if last > 5 && parts[last - 1] == "satfinite" => parts[5..].rotate_right(1),
+        _ => {}
     }
-    out
+    [&[base.to_string()], &parts[..]].concat().join(".")
 }
 
 /// The target a form needs at least, or `None` if the emulator does not have it.
@@ -273,6 +288,16 @@ mod tests {
         assert_eq!(form(&parts("ld.global.nc.L1::no_allocate.L2::128B.v4.f32")), "ld.global.v4.f32");
         assert_eq!(form(&parts("atom.acq_rel.gpu.shared::cta.add.u32")), "atom.shared.add.u32");
         assert_eq!(form(&parts("membar.cta")), "membar.cta");
+        assert_eq!(form(&parts("ld.global.acquire.gpu.b32")), "ld.acquire.global.b32");
+        assert_eq!(form(&parts("st.global.release.gpu.b32")), "st.release.global.b32");
+        assert_eq!(form(&parts("vote.ballot.sync.b32")), "vote.sync.ballot.b32");
+        let matrices = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16";
+        assert_eq!(form(&parts("ldmatrix.sync.aligned.x4.trans.m8n8.shared.b16")), matrices);
+        assert_eq!(target(matrices), Some(80));
+        let product = "mma.sync.aligned.m16n8k32.row.col.satfinite.s32.u8.s8.s32";
+        assert_eq!(form(&parts("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32.satfinite")), product);
+        assert_eq!(form(&parts(product)), product);
+        assert_eq!(target(product), Some(80));
         assert_eq!(target("add.s32"), Some(80));
         assert_eq!(target("add.bf16"), Some(90));
         assert_eq!(target("add.u8"), None);
