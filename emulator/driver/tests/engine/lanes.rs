@@ -764,3 +764,20 @@ fn lanes_of_one_store_that_disagree_are_reported() {
         assert_clean("bytes", &out);
     }
 }
+
+/// The loop around a compare-and-swap starts from a plain read, as in the programming guide: no race. A plain write
+/// beside it is one.
+#[test]
+fn compare_and_swap_loops_are_clean_and_plain_writes_beside_them_are_not() {
+    let mut p = Probes::default();
+    let body = |write: &str| {
+        format!(
+            "{write} ld.global.u32 %r1, [%out];\nAGAIN: add.u32 %r2, %r1, 1; atom.global.cas.b32 %r3, [%out], %r1, %r2;\n\
+             setp.ne.u32 %p1, %r3, %r1; mov.u32 %r1, %r3; @%p1 bra AGAIN;"
+        )
+    };
+    assert_eq!(p.run("", &body(""), 64, &[0], 1)[0], 0xeeee_eeee_eeee_eeee + 64);
+    let write = "setp.eq.u32 %p2, %me, 40; mov.u32 %r4, 0; @%p2 st.global.u32 [%out], %r4;";
+    let (_, out, _) = p.try_run("", &body(write), 64, &[0], 1);
+    assert_finding(&out, Kind::GlobalRace, &["no barrier lies between them"]);
+}
