@@ -686,7 +686,7 @@ fn control(p: &mut Probes) {
                 mul.lo.u64 %q7, %q7, 1000; add.u64 %q6, %q6, %q7; selp.b64 %q7, 1000000, 0, %p2; add.u64 %q6, %q6, %q7; add.u64 %q1, %out, %t8; st.global.u64 [%q1], %q6;";
     let got = p.run(outside, body, 32, &v, 32);
     for (l, x) in got.into_iter().enumerate() {
-        let called = if v[l] % 2 == 0 {
+        let called = if v[l].is_multiple_of(2) {
             1_000_000 + 2 * v[l]
         } else if v[l] == 3 {
             0
