@@ -236,7 +236,7 @@ pub fn div64(a: f64, b: f64, round: Round) -> f64 {
     let ((ma, ea), (mb, eb)) = (parts64(a), parts64(b));
     let up = ma.leading_zeros() - 1;
     let (n, e) = (ma << up, ea - up as i32);
-    round64(r.is_sign_negative(), n / mb | u128::from(n % mb != 0), e - eb, round)
+    round64(r.is_sign_negative(), (n / mb) | u128::from(n % mb != 0), e - eb, round)
 }
 
 /// f64 square root.
@@ -248,7 +248,7 @@ pub fn sqrt64(a: f64, round: Round) -> f64 {
     // An even exponent and 126 bits or so: the integer root has 63, and one more says whether it is exact.
     let (m, e) = parts64(a);
     let up = (m.leading_zeros() as i32 - 2) & !1;
-    let up = up + (e - up & 1);
+    let up = up + ((e - up) & 1);
     let (m, e) = (m << up, e - up);
     let root = m.isqrt();
     round64(false, root << 1 | u128::from(root * root != m), e / 2 - 1, round)

@@ -27,6 +27,11 @@ pub enum Kind {
     Cvt,
     /// `cvt.…x2` of two f32 sources.
     CvtPack2,
+    /// `cvt.pack`: two saturated integers of so many bits, then the third operand.
+    PackInt {
+        bits: u32,
+        signed: bool,
+    },
     CopySign,
     Testp(Test),
     /// Comparison; the result is 0 or 1.
@@ -129,6 +134,13 @@ impl Spec {
                     c as i32 >= 0
                 };
                 return if ge { a } else { b };
+            }
+            Kind::PackInt { bits, signed } => {
+                let (low, high) =
+                    if signed { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1i32 << bits) - 1) };
+                let part = |v: u64| (v as u32 as i32).clamp(low, high) as u32 & ((1 << bits) - 1);
+                let both = part(a) << bits | part(b);
+                return u64::from(if bits < 16 { both | (c as u32) << (2 * bits) } else { both });
             }
             Kind::Testp(test) => return u64::from(self.testp(test, a)),
             Kind::CopySign => {

@@ -60,11 +60,11 @@ const SM_80: &[&str] = &[
     "setp.{lo,ls,hi,hs}{.and,.or,.xor,}.{u16,u32,u64}",
     "setp.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}{.and,.or,.xor,}{.ftz,}.{f32,f16,f16x2}",
     "setp.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}{.and,.or,.xor,}.f64",
-    "set.{eq,ne}{.and,.or,.xor,}.{u32,s32,f32}.{b16,b32,b64}",
-    "set.{eq,ne,lt,le,gt,ge}{.and,.or,.xor,}.{u32,s32,f32}.{u16,u32,u64,s16,s32,s64}",
-    "set.{lo,ls,hi,hs}{.and,.or,.xor,}.{u32,s32,f32}.{u16,u32,u64}",
-    "set.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}{.and,.or,.xor,}{.ftz,}.{u32,s32,f32}.f32",
-    "set.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}{.and,.or,.xor,}.{u32,s32,f32}.f64",
+    "set.{eq,ne}{.and,.or,.xor,}.{u32,s32,f32,f16}.{b16,b32,b64}",
+    "set.{eq,ne,lt,le,gt,ge}{.and,.or,.xor,}.{u32,s32,f32,f16}.{u16,u32,u64,s16,s32,s64}",
+    "set.{lo,ls,hi,hs}{.and,.or,.xor,}.{u32,s32,f32,f16}.{u16,u32,u64}",
+    "set.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}{.and,.or,.xor,}{.ftz,}.{u32,s32,f32,f16}.f32",
+    "set.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}{.and,.or,.xor,}.{u32,s32,f32,f16}.f64",
     "set.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}{.and,.or,.xor,}{.ftz,}.{f16,u16,s16,u32,s32}.f16",
     "set.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}{.and,.or,.xor,}{.ftz,}.{f16x2,u32,s32}.f16x2",
     "selp.{b16,b32,b64,u16,u32,u64,s16,s32,s64,f32,f64}",
@@ -89,7 +89,8 @@ const SM_80: &[&str] = &[
     "cvt.sat.u32.{u64,s8,s16,s32,s64}",
     "cvt.sat.s32.{u32,u64,s64}",
     "cvt.sat.{u64.s8,u64.s16,u64.s32,u64.s64,s64.u64}",
-    "cvt.{rn,rz,rm,rp}{.sat,}.{f16,f32,f64}.{u8,u16,u32,u64,s8,s16,s32,s64}",
+    "cvt.{rn,rz,rm,rp}{.sat,}.{f16,f64}.{u8,u16,u32,u64,s8,s16,s32,s64}",
+    "cvt.{rn,rz,rm,rp}{.ftz,}{.sat,}.f32.{u8,u16,u32,u64,s8,s16,s32,s64}",
     "cvt.{rni,rzi,rmi,rpi}{.sat,}.{u8,u16,u32,u64,s8,s16,s32,s64}.{f16,f64}",
     "cvt.{rni,rzi,rmi,rpi}{.ftz,}{.sat,}.{u8,u16,u32,u64,s8,s16,s32,s64}.f32",
     "cvt{.sat,}.{f64,f16}.f16",
@@ -102,8 +103,11 @@ const SM_80: &[&str] = &[
     "cvt.{rn,rz,rm,rp}{.ftz,}{.sat,}.f16.f32",
     "cvt.{rn,rz}.relu.f16.f32",
     "cvt.{rn,rz}{.relu,}.{bf16,bf16x2,f16x2}.f32",
+    "cvt.f32.bf16",
     "cvt.rna.tf32.f32",
-    "cvta{.to,}.{global,shared,local,const,param}.u64",
+    "cvt.pack.sat.{u16,s16}.s32",
+    "cvt.pack.sat.{u2,s2,u4,s4,u8,s8}.s32.b32",
+    "cvta{.to,}.{global,shared,shared::cta,local,const,param}.u64",
     "isspacep.{global,shared,shared::cta,local,const,param}",
     // Memory.
     "ld{.global,.shared,.local,.const,.param,}{.v2,.v4,}.{b8,b16,b32,u8,u16,u32,s8,s16,s32,f32}",
@@ -130,7 +134,9 @@ const SM_80: &[&str] = &[
     "prefetchu.L1",
     "discard{.global,}.L2",
     "applypriority{.global,}.L2::evict_normal",
-    "createpolicy.fractional.L2::{evict_last,evict_normal,evict_first,evict_unchanged}.b64",
+    "createpolicy.fractional.L2::{evict_last,evict_normal,evict_first,evict_unchanged}{.L2::evict_first,.L2::evict_unchanged,}.b64",
+    "createpolicy.range{.global,}.L2::{evict_last,evict_normal,evict_first,evict_unchanged}{.L2::evict_first,.L2::evict_unchanged,}.b64",
+    "createpolicy.cvt.L2.b64",
     "cp.async.ca.shared.global",
     "cp.async.cg.shared.global",
     "cp.async.{commit_group,wait_group,wait_all}",
@@ -139,7 +145,8 @@ const SM_80: &[&str] = &[
     "movmatrix.sync.aligned.m8n8.trans.b16",
     "mma.sync.aligned.{m16n8k8,m16n8k16}.row.col.{f16.f16.f16.f16,f32.f16.f16.f32,f32.bf16.bf16.f32}",
     "mma.sync.aligned.{m16n8k4,m16n8k8}.row.col.f32.tf32.tf32.f32",
-    "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64",
+    "mma.sync.aligned.m8n8k4.row.col{.rn,}.f64.f64.f64.f64",
+    "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64.rn",
     "mma.sync.aligned.{m8n8k16,m16n8k16,m16n8k32}.row.col{.satfinite,}.s32.{s8,u8}.{s8,u8}.s32",
     "wmma.load.{a,b}.sync.aligned.{row,col}.{m16n16k16,m8n32k16,m32n8k16}{.global,.shared,}.{f16,bf16,s8,u8}",
     "wmma.load.c.sync.aligned.{row,col}.{m16n16k16,m8n32k16,m32n8k16}{.global,.shared,}.{f16,f32,s32}",
@@ -152,7 +159,8 @@ const SM_80: &[&str] = &[
     "wmma.mma.sync.aligned.{row,col}.{row,col}.{m16n16k16,m8n32k16,m32n8k16}.f32.bf16.bf16.f32",
     "wmma.mma.sync.aligned.{row,col}.{row,col}.{m16n16k16,m8n32k16,m32n8k16}.s32.{s8.s8,u8.u8}.s32{.satfinite,}",
     "wmma.mma.sync.aligned.{row,col}.{row,col}.m16n16k8.f32.tf32.tf32.f32",
-    "wmma.mma.sync.aligned.{row,col}.{row,col}.m8n8k4.f64.f64.f64.f64{.rn,}",
+    "wmma.mma.sync.aligned.{row,col}.{row,col}.m8n8k4{.rn,}.f64.f64.f64.f64",
+    "wmma.mma.sync.aligned.{row,col}.{row,col}.m8n8k4.f64.f64.f64.f64.rn",
     // Lanes, barriers, control.
     "shfl.sync.{up,down,bfly,idx}.b32",
     "vote.sync.{all,any,uni}.pred",
@@ -195,7 +203,11 @@ const SM_90: &[&str] = &[
     "setp.{eq,ne,lt,le,gt,ge,equ,neu,ltu,leu,gtu,geu,num,nan}{.and,.or,.xor,}.{bf16,bf16x2}",
     "cvt.{rn,rz,rm,rp}.bf16.{u16,u32,u64,s16,s32,s64}",
     "cvt.{rni,rzi,rmi,rpi}.{u16,u32,u64,s16,s32,s64}.bf16",
-    "cvt.{f32,f64}.bf16",
+    "cvt.f64.bf16",
+    "cvt.{rn,rz,rm,rp}.{bf16.f64,bf16.f16,f16.bf16}",
+    "cvt.{rm,rp}.bf16.f32",
+    "cvt.{rni,rzi,rmi,rpi}.bf16.bf16",
+    "cvt.{rn,rz}{.relu,}.tf32.f32",
     "{atom,red}{.global,.shared,}.add.noftz.{bf16,bf16x2}",
 ];
 
@@ -231,7 +243,7 @@ pub fn all() -> impl Iterator<Item = (&'static str, u32)> {
 /// memory operations (every access here is seen by everybody at once), the ordering of atomics and `.uni`.
 pub fn form(opcode: &[String]) -> String {
     let base = opcode[0].as_str();
-    let memory = matches!(base, "ld" | "ldu" | "st" | "atom" | "red" | "cp" | "prefetch");
+    let memory = matches!(base, "ld" | "ldu" | "st" | "atom" | "red" | "cp" | "prefetch" | "wmma");
     let hint = |part: &str| match part {
         "uni" => matches!(base, "bra" | "brx" | "call" | "ret"),
         "weak" | "nc" | "cta" | "gpu" | "sys" | "cluster" => memory,

@@ -184,6 +184,8 @@ pub fn signature(form: &str) -> Option<Signature> {
         "shf" => of("b32", &["b32", "b32", "u32"]),
         "shl" | "shr" => of(&last, &[&last, "u32"]),
         "prmt" => same(3),
+        "cvt" if parts[1] == "pack" && parts.contains(&"b32") => of("b32", &["s32", "s32", "b32"]),
+        "cvt" if parts[1] == "pack" => of("b32", &["s32", "s32"]),
         "cvt" if parts.contains(&"tf32") => of("b32", &["f32"]),
         "cvt" if matches!(&t[0][..], "f16x2" | "bf16x2") => of(&t[0], &["f32", "f32"]),
         "cvt" => of(&t[0], &[&t[1]]),
@@ -670,13 +672,22 @@ fn convert(parts: &[&str], t: &[String], v: &[u64]) -> Want {
     let mode = MODES.iter().find(|m| has(m.0)).map_or(Mode::Near, |m| m.1);
     let whole = [("rni", Mode::Near), ("rzi", Mode::Zero), ("rmi", Mode::Down), ("rpi", Mode::Up)];
     let whole = whole.iter().find(|m| has(m.0)).map(|m| m.1);
+    if has("pack") {
+        let n: u32 = parts[3][1..].parse().unwrap();
+        let (low, high) = if signed(parts[3]) { (-(1 << (n - 1)), (1 << (n - 1)) - 1) } else { (0, (1 << n) - 1) };
+        let part = |x: u64| int("s32", x).clamp(low, high) as u64 & mask(n);
+        let rest = v.get(2).map_or(0, |c| c << (2 * n));
+        return Bits((part(v[0]) << n | part(v[1]) | rest) & mask(32));
+    }
     if has("tf32") {
         let x = v[0];
+        let mode = if has("rna") { Mode::Away } else { mode };
         return match () {
             _ if F32.is_nan(x) => Near(F32, f64::NAN, 0.0, 0.0),
+            _ if has("relu") && F32.negative(x) => Bits(0),
             _ if F32.is_inf(x) => Bits(x),
-            // 13 bits fewer, ties away from zero.
-            _ => Bits(Exact::of(F32, x).round(Format { exp: 8, mant: 10 }, Mode::Away) << 13 | (x & F32.sign())),
+            // 13 bits fewer.
+            _ => Bits(Exact::of(F32, x).round(Format { exp: 8, mant: 10 }, mode) << 13 | (x & F32.sign())),
         };
     }
     if t[0].ends_with("x2") {

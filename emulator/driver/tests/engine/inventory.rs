@@ -278,7 +278,7 @@ fn halves_conversions_lanes_and_memory_run_clean() {
         assert_eq!(got[0][i], warp[5]);
         assert_eq!(got[10][i], warp.iter().sum::<i32>());
         assert_eq!(got[11][i], *warp.iter().min().unwrap());
-        assert_eq!(got[17][i], warp[i % 32 ^ 1], "64-bit shuffle");
+        assert_eq!(got[17][i], warp[(i % 32) ^ 1], "64-bit shuffle");
     }
 }
 

@@ -686,7 +686,7 @@ fn control(p: &mut Probes) {
                 mul.lo.u64 %q7, %q7, 1000; add.u64 %q6, %q6, %q7; selp.b64 %q7, 1000000, 0, %p2; add.u64 %q6, %q6, %q7; add.u64 %q1, %out, %t8; st.global.u64 [%q1], %q6;";
     let got = p.run(outside, body, 32, &v, 32);
     for (l, x) in got.into_iter().enumerate() {
-        let called = if v[l] % 2 == 0 {
+        let called = if v[l].is_multiple_of(2) {
             1_000_000 + 2 * v[l]
         } else if v[l] == 3 {
             0
@@ -763,4 +763,21 @@ fn lanes_of_one_store_that_disagree_are_reported() {
         let (_, out, _) = p.try_run("", &narrow, 32, &[0], 32);
         assert_clean("bytes", &out);
     }
+}
+
+/// The loop around a compare-and-swap starts from a plain read, as in the programming guide: no race. A plain write
+/// beside it is one.
+#[test]
+fn compare_and_swap_loops_are_clean_and_plain_writes_beside_them_are_not() {
+    let mut p = Probes::default();
+    let body = |write: &str| {
+        format!(
+            "{write} ld.global.u32 %r1, [%out];\nAGAIN: add.u32 %r2, %r1, 1; atom.global.cas.b32 %r3, [%out], %r1, %r2;\n\
+             setp.ne.u32 %p1, %r3, %r1; mov.u32 %r1, %r3; @%p1 bra AGAIN;"
+        )
+    };
+    assert_eq!(p.run("", &body(""), 64, &[0], 1)[0], 0xeeee_eeee_eeee_eeee + 64);
+    let write = "setp.eq.u32 %p2, %me, 40; mov.u32 %r4, 0; @%p2 st.global.u32 [%out], %r4;";
+    let (_, out, _) = p.try_run("", &body(write), 64, &[0], 1);
+    assert_finding(&out, Kind::GlobalRace, &["no barrier lies between them"]);
 }

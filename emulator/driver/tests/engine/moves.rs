@@ -367,7 +367,8 @@ pub fn addresses(p: &mut Probes) {
     // A value written through one address is read through the other, both ways round.
     let body = ".shared .align 8 .u64 s; .local .align 8 .u64 l; mov.u64 %q5, 55;\n\
         mov.u64 %q1, s; cvta.shared.u64 %q2, %q1; st.shared.u64 [%q1], %q5; ld.u64 %q6, [%q2]; st.global.u64 [%out], %q6;\n\
-        cvta.to.shared.u64 %q3, %q2; sub.u64 %q3, %q3, %q1; st.global.u64 [%out+8], %q3;\n\
+        cvta.shared::cta.u64 %q2, %q1; cvta.to.shared::cta.u64 %q3, %q2; sub.u64 %q3, %q3, %q1; add.u64 %q4, %q3, 0;\n\
+        cvta.to.shared.u64 %q3, %q2; sub.u64 %q3, %q3, %q1; add.u64 %q3, %q3, %q4; st.global.u64 [%out+8], %q3;\n\
         mov.u64 %q1, l; cvta.local.u64 %q2, %q1; st.local.u64 [%q1], %q5; ld.u64 %q6, [%q2]; st.global.u64 [%out+16], %q6;\n\
         cvta.to.local.u64 %q3, %q2; sub.u64 %q3, %q3, %q1; st.global.u64 [%out+24], %q3;\n\
         mov.u64 %q1, c; cvta.const.u64 %q2, %q1; ld.u64 %q6, [%q2]; st.global.u64 [%out+32], %q6;\n\
@@ -407,13 +408,21 @@ pub fn hints(p: &mut Probes) {
         prefetch.L1 [%in]; prefetch.L2 [%in]; prefetchu.L1 [%in]; prefetch.global.L2::evict_last [%in];\n\
         prefetch.global.L2::evict_normal [%in]; applypriority.global.L2::evict_normal [%in], 128;\n\
         applypriority.L2::evict_normal [%in], 128; discard.global.L2 [%out], 128; discard.L2 [%out], 128;\n\
-        createpolicy.fractional.L2::evict_last.b64 %q4, 0.5; createpolicy.fractional.L2::evict_normal.b64 %q4, 1.0;\n\
-        createpolicy.fractional.L2::evict_first.b64 %q4; createpolicy.fractional.L2::evict_unchanged.b64 %q4;\n\
         membar.cta; membar.gl; membar.sys; fence.sc.cta; fence.sc.gpu; fence.sc.sys; fence.cta; fence.gpu; fence.sys; fence.acq_rel.cta;\n\
         fence.acq_rel.gpu; fence.acq_rel.sys; pmevent 3; pmevent.mask 0x10; nanosleep.u32 100;\n\
         createpolicy.fractional.L2::evict_last.b64 %q4, 0.5;\n\
         ld.global.L1::evict_last.L2::cache_hint.L2::128B.u64 %q5, [%in], %q4; ld.local.u64 %q6, [%q1];\n\
         st.global.u64 [%out], %q5; st.global.u64 [%out+8], %q6;";
+    let mut policies = String::new();
+    for first in ["evict_last", "evict_normal", "evict_first", "evict_unchanged"] {
+        for second in ["", ".L2::evict_first", ".L2::evict_unchanged"] {
+            let _ = writeln!(policies, "createpolicy.fractional.L2::{first}{second}.b64 %q4, 0.5;");
+            for space in ["", ".global"] {
+                let _ = writeln!(policies, "createpolicy.range{space}.L2::{first}{second}.b64 %q4, [%in], 64, 128;");
+            }
+        }
+    }
+    let body = format!("{policies} mov.u64 %q5, 0; createpolicy.cvt.L2.b64 %q4, %q5;\n{body}");
     let input = noise(16);
-    assert_eq!(p.run("", body, 1, &input, 16)[..2], [input[0], 7]);
+    assert_eq!(p.run("", &body, 1, &input, 16)[..2], [input[0], 7]);
 }

@@ -41,6 +41,26 @@ fn forms_that_do_not_exist_are_refused_by_line_and_opcode() {
         ("call (%r0), missing, (%r1);", "is not a .param variable"),
         ("shfl.b32 %r0, %r1, 1, 31;", "obsolete"),
         ("mov.u32 %r0, %cluster_ctaid.x;", "`%cluster_ctaid.x` is not declared"),
+        // Known to the lowering or close to it, but no form of any target.
+        ("cvt.sat.s16.u8 %r0, %r1;", "not in the emulator's list of forms"),
+        ("ld.volatile.local.u32 %r0, [%rd1];", "not in the emulator's list of forms"),
+        ("atom.global.add.s64 %rd0, [%rd1], %rd2;", "not in the emulator's list of forms"),
+        // Forms of later targets.
+        ("min.xorsign.abs.f32 %f0, %f1, %f2;", "it needs .target sm_86, the module has sm_80"),
+        ("red.global.add.noftz.bf16x2 [%rd0], %r1;", "it needs .target sm_90, the module has sm_80"),
+        ("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%rd0], {%r1};", "it needs .target sm_90, the module has sm_80"),
+        // What this version leaves out.
+        ("alloca.u64 %rd0, %rd1;", "does not know this instruction"),
+        ("stacksave.u64 %rd0;", "does not know this instruction"),
+        ("vadd4.u32.u32.u32 %r0, %r1, %r2, %r3;", "does not know this instruction"),
+        ("tex.1d.v4.f32.s32 {%f0, %f1, %f2, %f3}, [t, {%r0}];", "tensor operands"),
+        (
+            "mma.sync.aligned.m8n8k32.row.col.s32.s4.s4.s32 {%r0, %r1}, {%r0}, {%r1}, {%r0, %r1};",
+            "this shape is not supported",
+        ),
+        ("wmma.load.a.sync.aligned.row.m8n8k32.s4 {%r0}, [%rd0];", "modifier `.m8n8k32` is not known"),
+        ("call (%r0), %rd1, (%r1);", "is not a .param variable"),
+        ("call %rd1, nowhere;", "`nowhere` is not a call prototype"),
     ] {
         let e = refused(body);
         assert!(e.contains("PTX line 7") && e.contains(words), "{body}: {e}");

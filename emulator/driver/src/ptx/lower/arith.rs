@@ -504,7 +504,7 @@ impl Lower<'_> {
                 Ty::U32 | Ty::S32 if !packed => u64::from(u32::MAX),
                 Ty::F32 if !packed => u64::from(1f32.to_bits()),
                 Ty::U16 | Ty::S16 if narrow => 0xffff,
-                Ty::F16 if ty == Ty::F16 => 0x3c00,
+                Ty::F16 if !packed => 0x3c00,
                 Ty::Bf16 if ty == Ty::Bf16 => 0x3f80,
                 Ty::U32 | Ty::S32 => 0xffff,
                 Ty::F16x2 if ty == Ty::F16x2 => 0x3c00,

@@ -6,6 +6,30 @@ use crate::exec::slow::Kind;
 
 impl Lower<'_> {
     pub(super) fn cvt(&mut self, mut f: Form) -> Res<()> {
+        if f.flag("pack") {
+            let kind = f.one_of(&[
+                ("u16", (16, false)),
+                ("s16", (16, true)),
+                ("u8", (8, false)),
+                ("s8", (8, true)),
+                ("u4", (4, false)),
+                ("s4", (4, true)),
+                ("u2", (2, false)),
+                ("s2", (2, true)),
+            ]);
+            let (Some((bits, signed)), true, true) = (kind, f.flag("sat"), f.flag("s32")) else {
+                return Err(f.unknown("only .sat from .s32"));
+            };
+            let rest = f.flag("b32");
+            f.finish()?;
+            f.count(3 + usize::from(rest))?;
+            let mut sources = vec![self.src(f.operand(1)?, Ty::S32)?, self.src(f.operand(2)?, Ty::S32)?];
+            if rest {
+                sources.push(self.src(f.operand(3)?, Ty::B32)?);
+            }
+            let d = self.dst(f.operand(0)?, Ty::B32)?;
+            return self.lane(Spec::new(Kind::PackInt { bits, signed }, Ty::S32), d, &sources);
+        }
         let integral =
             f.one_of(&[("rni", Round::Nearest), ("rzi", Round::Zero), ("rmi", Round::Down), ("rpi", Round::Up)]);
         let round = f.one_of(&[

@@ -51,7 +51,8 @@ impl Lower<'_> {
             }
             "createpolicy" => {
                 // Cache policies change no result: the register gets a constant.
-                f.flag("fractional");
+                let _ = f.flag("fractional") || f.flag("range") || f.flag("cvt");
+                f.flag("global");
                 f.prefixed("L2");
                 let ty = f.ty()?;
                 f.finish()?;
@@ -405,8 +406,10 @@ impl Lower<'_> {
             ("m8n8k4", (8, 8, 4)),
             ("m8n8k16", (8, 8, 16)),
         ]);
+        let Some((m, n, k)) = shape else { return Err(f.unknown("this shape is not supported")) };
         let layout = f.flag("row") && f.flag("col");
         let satfinite = f.flag("satfinite");
+        let rounding = f.flag("rn");
         let mut types = [MmaTy::F32; 4];
         for t in &mut types {
             // Types come in the order D, A, B, C and may repeat, so each is taken in turn.
@@ -431,7 +434,6 @@ impl Lower<'_> {
         f.finish()?;
         f.count(4)?;
         let [d_ty, a_ty, b_ty, c_ty] = types;
-        let Some((m, n, k)) = shape else { return Err(f.unknown("this shape is not supported")) };
         use MmaTy::{Bf16, F16, F32, F64, S8, S32, Tf32, U8};
         let ok = match (a_ty, b_ty, c_ty) {
             (F16, F16, F16 | F32) => matches!((m, k), (16, 8 | 16)),
@@ -441,7 +443,7 @@ impl Lower<'_> {
             (S8 | U8, S8 | U8, S32) => matches!((m, k), (8, 16) | (16, 16 | 32)),
             _ => false,
         };
-        if !ok || d_ty != c_ty || !sync || !layout {
+        if !ok || d_ty != c_ty || !sync || !layout || (rounding && a_ty != F64) {
             return Err(f.unknown("no such combination of shape, layout and types is supported"));
         }
         // Elements of A and B in a register of 32 (f64: 64) bits.

@@ -628,6 +628,12 @@ impl<'m> Lower<'m> {
             {
                 Special::EnvReg(n)
             }
+            ("clock_hi" | "globaltimer_hi", None) => {
+                let (wide, d) = (self.row(true)?, self.row(false)?);
+                self.emit(Op::Clock { d: wide, nanoseconds: head == "globaltimer_hi" })?;
+                self.alu(Alu::High32, &[d, wide])?;
+                return Ok(Some(d));
+            }
             ("clock", None) | ("globaltimer_lo", None) | ("clock64", None) | ("globaltimer", None) => {
                 let wide = matches!(head, "clock64" | "globaltimer");
                 let d = self.row(wide)?;

@@ -62,7 +62,8 @@ impl Lower<'_> {
         let shape = f.one_of(&SHAPES);
         let space = f.one_of(&[("global", Space::Global), ("shared", Space::Shared), ("shared::cta", Space::Shared)]);
         let ty = f.one_of(&TYPES);
-        if !load && !(f.flag("store") && part == Some(Part::C)) {
+        let store = f.flag("store") && part == Some(Part::C);
+        if !load && !store {
             return Err(f.unknown("only wmma.load, wmma.store.d and wmma.mma exist"));
         }
         f.finish()?;
