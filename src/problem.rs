@@ -324,3 +324,52 @@ pub struct Span {
     /// Elements.
     pub len: u64,
 }
+
+/// Checks that the spans ascend without overlap in both arenas and end inside them.
+pub(crate) fn check_spans(op: &'static str, spans: &[Span], params: usize, grads: usize) -> Result<()> {
+    let (mut param_end, mut grad_end) = (0u64, 0u64);
+    for (i, span) in spans.iter().enumerate() {
+        let ends = (span.param_offset.checked_add(span.len), span.grad_offset.checked_add(span.len));
+        let ascending = span.param_offset >= param_end && span.grad_offset >= grad_end;
+        match ends {
+            (Some(p), Some(g)) if ascending && p <= params as u64 && g <= grads as u64 => {
+                (param_end, grad_end) = (p, g);
+            }
+            _ => {
+                return Err(Error::shape(
+                    op,
+                    format_args!(
+                        "span {i} from parameter {param_end} and gradient {grad_end} on, inside arenas of {params} \
+                         and {grads} elements"
+                    ),
+                    format_args!("{span:?}"),
+                    "sort the span table, without overlaps, and size the arenas to hold it",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Span {
+    /// The spans cut into pieces of at most `max` elements, in order; empty spans vanish.
+    ///
+    /// # Example
+    /// ```
+    /// use warpsmith::problem::Span;
+    /// let pieces = Span::pieces(&[Span { param_offset: 8, grad_offset: 0, len: 5 }], 4);
+    /// assert_eq!(pieces[1], Span { param_offset: 12, grad_offset: 4, len: 1 });
+    /// ```
+    pub fn pieces(spans: &[Span], max: u64) -> Vec<Span> {
+        let max = max.max(1);
+        let cut = |span: &Span| {
+            let Span { param_offset, grad_offset, len } = *span;
+            (0..len).step_by(max as usize).map(move |at| Span {
+                param_offset: param_offset + at,
+                grad_offset: grad_offset + at,
+                len: max.min(len - at),
+            })
+        };
+        spans.iter().flat_map(cut).collect()
+    }
+}
