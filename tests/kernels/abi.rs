@@ -1,7 +1,13 @@
 //! Launchers and PTX agree on every entry point: its name, the bytes of its parameters, its block size.
 
+use super::Case;
 use std::collections::BTreeMap;
 use warpsmith::cuda::{entries, ptx};
+
+pub const CASES: &[Case] = &[
+    ("abi::launchers_and_kernels_agree", launchers_and_kernels_agree),
+    ("abi::ptx_loads_on_the_oldest_driver_that_is_promised", the_ptx_loads_on_the_oldest_driver_that_is_promised),
+];
 
 /// Parameter sizes and threads per block of every entry point of a PTX text.
 fn read(text: &str) -> BTreeMap<String, (Vec<usize>, u32)> {
@@ -28,7 +34,6 @@ fn read(text: &str) -> BTreeMap<String, (Vec<usize>, u32)> {
     found
 }
 
-#[test]
 fn launchers_and_kernels_agree() {
     let mut kernels = BTreeMap::new();
     for (file, text) in ptx() {
@@ -47,7 +52,6 @@ fn launchers_and_kernels_agree() {
     assert_eq!(launchers, kernels, "left: what Rust launches; right: what the PTX holds");
 }
 
-#[test]
 fn the_ptx_loads_on_the_oldest_driver_that_is_promised() {
     for (file, text) in ptx() {
         assert!(text.contains("\n.version 8.2\n") && text.contains("\n.target sm_80\n"), "{file}");

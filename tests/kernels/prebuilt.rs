@@ -2,10 +2,16 @@
 //!
 //! `WARPSMITH_UPDATE_PTX=1 cargo test --test kernels prebuilt` writes it anew.
 
-use super::nvcc;
+use super::{Case, nvcc};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+pub const CASES: &[Case] = &[
+    ("prebuilt::ptx_is_that_of_the_sources", prebuilt_ptx_is_that_of_the_sources),
+    ("prebuilt::the_manifest_names_every_kernel_and_no_other", the_manifest_names_every_kernel_and_no_other),
+    ("prebuilt::a_changed_source_is_stale", a_changed_source_is_stale),
+];
 
 fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
@@ -15,7 +21,6 @@ fn set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| value == "1")
 }
 
-#[test]
 fn prebuilt_ptx_is_that_of_the_sources() {
     let kernels = kernels();
     let Some(nvcc) = nvcc::find().unwrap() else {
@@ -41,7 +46,6 @@ fn prebuilt_ptx_is_that_of_the_sources() {
     assert_eq!(fs::read_to_string(kernels.join("prebuilt/manifest.txt")).unwrap(), manifest);
 }
 
-#[test]
 fn the_manifest_names_every_kernel_and_no_other() {
     let kernels = kernels();
     assert_eq!(nvcc::stale(&kernels).unwrap(), Vec::<String>::new());
@@ -58,7 +62,6 @@ fn the_manifest_names_every_kernel_and_no_other() {
     assert_eq!(files, expected);
 }
 
-#[test]
 fn a_changed_source_is_stale() {
     let folder = tempfile::tempdir().unwrap();
     let copy = |from: PathBuf, to: PathBuf| {
