@@ -30,6 +30,10 @@ fn run() -> Result<(), String> {
     let mut table = String::from("&[\n");
     for name in nvcc::names(&kernels)? {
         let path = folder.join(format!("{name}.ptx"));
+        // A kernel file whose PTX was never made is stale: said above.
+        if !path.is_file() {
+            continue;
+        }
         writeln!(table, "    ({name:?}, include_str!({path:?})),").expect("a String grows");
     }
     table.push_str("]\n");

@@ -1,7 +1,7 @@
 //! Launcher of `kernels/adam.cu`: one launch for all parameters.
 
-use super::launch::{Entry, Kernels, PTR, input, output};
-use super::spans::{SPAN_BLOCK, SpanTable, optional};
+use super::launch::{Entry, Kernels, PTR, input, optional_output, output};
+use super::spans::{SPAN_BLOCK, SpanTable};
 use crate::Result;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
 use half::bf16;
@@ -67,7 +67,7 @@ pub fn step(
     let ((spansp, _spans), (stepp, _step)) = (input(kernels, &spans.pieces, stream)?, input(kernels, step, stream)?);
     let ((wp, _w), (gp, _g)) = (output(kernels, params, stream)?, input(kernels, grads, stream)?);
     let ((mp, _m), (vp, _v)) = (output(kernels, m, stream)?, output(kernels, v, stream)?);
-    let (copyp, _copy) = optional(kernels, copy, stream)?;
+    let (copyp, _copy) = optional_output(kernels, copy, stream)?;
     let args = [spansp, stepp, wp, gp, mp, vp, copyp];
     // SAFETY: the pieces do not overlap and lie inside every buffer (checked), all written ones are borrowed mutably.
     unsafe { kernels.launch((&ADAM, "f32"), spans.blocks, 0, &args, stream) }

@@ -2,8 +2,8 @@
 
 use crate::{Error, Result};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, DriverError, LaunchConfig,
-    PushKernelArg, SyncOnDrop,
+    CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError,
+    LaunchConfig, PushKernelArg, SyncOnDrop,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
@@ -41,38 +41,51 @@ pub(crate) const U32: usize = 4;
 /// Bytes of a `float`.
 pub(crate) const F32: usize = 4;
 
-/// An argument of a launch.
+/// An argument of a launch: a value as it lies in memory.
 #[derive(Clone, Copy)]
-pub(crate) enum Arg {
-    U64(u64),
-    U32(u32),
-    F32(f32),
+pub(crate) struct Arg {
+    value: Words,
+    bytes: usize,
+}
+
+/// Room for an argument.
+#[derive(Clone, Copy)]
+struct Words([u64; ARG_WORDS]);
+
+/// The largest argument, in words of 8 bytes.
+const ARG_WORDS: usize = 12;
+
+// SAFETY: plain words; the kernel reads the first of them, which `Arg::from` has written.
+unsafe impl DeviceRepr for Words {}
+
+impl<T: DeviceRepr + Copy> From<T> for Arg {
+    fn from(value: T) -> Arg {
+        const { assert!(size_of::<T>() <= 8 * ARG_WORDS && align_of::<T>() <= 8) };
+        let mut words = [0; ARG_WORDS];
+        // SAFETY: the words are large enough and aligned for a `T`, as just asserted; `DeviceRepr` says that its bytes
+        // mean the same to the device.
+        unsafe { words.as_mut_ptr().cast::<T>().write(value) };
+        Arg { value: Words(words), bytes: size_of::<T>() }
+    }
 }
 
 impl Arg {
-    fn bytes(self) -> usize {
-        match self {
-            Arg::U64(_) => 8,
-            Arg::U32(_) | Arg::F32(_) => 4,
-        }
+    /// The value of an argument of 8 bytes, such as an address.
+    pub(crate) fn word(self) -> u64 {
+        self.value.0[0]
     }
 }
 
-impl From<u64> for Arg {
-    fn from(value: u64) -> Arg {
-        Arg::U64(value)
-    }
+/// Blocks of a launch in up to two dimensions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Grid {
+    pub x: u64,
+    pub y: u64,
 }
 
-impl From<u32> for Arg {
-    fn from(value: u32) -> Arg {
-        Arg::U32(value)
-    }
-}
-
-impl From<f32> for Arg {
-    fn from(value: f32) -> Arg {
-        Arg::F32(value)
+impl From<u64> for Grid {
+    fn from(x: u64) -> Grid {
+        Grid { x, y: 1 }
     }
 }
 
@@ -174,12 +187,13 @@ impl Kernels {
     pub(crate) unsafe fn launch(
         &self,
         (entry, suffix): (&'static Entry, &'static str),
-        blocks: u64,
+        grid: impl Into<Grid>,
         shared_bytes: u32,
         args: &[Arg],
         stream: &CudaStream,
     ) -> Result<()> {
-        if blocks == 0 {
+        let grid: Grid = grid.into();
+        if grid.x == 0 || grid.y == 0 {
             return Ok(());
         }
         let symbol = || format!("{}_{suffix}", entry.name);
@@ -190,26 +204,26 @@ impl Kernels {
                 "use a stream of the context that the kernels were made for",
             ));
         }
-        let sizes: Vec<usize> = args.iter().map(|arg| arg.bytes()).collect();
-        if sizes != entry.params || blocks > i32::MAX as u64 {
+        let sizes: Vec<usize> = args.iter().map(|arg| arg.bytes).collect();
+        if sizes != entry.params || grid.x > i32::MAX as u64 || grid.y > 65_535 {
             return Err(Error::shape(
                 "launch",
-                format_args!("{}: parameters of {:?} bytes and fewer than 2^31 blocks", symbol(), entry.params),
-                format_args!("{sizes:?}, {blocks} blocks"),
+                format_args!(
+                    "{}: parameters of {:?} bytes, and at most 2^31 - 1 x 65535 blocks",
+                    symbol(),
+                    entry.params
+                ),
+                format_args!("{sizes:?}, {grid:?}"),
                 "split the tensor",
             ));
         }
         let function = self.function(entry, suffix)?;
         let mut launch = stream.launch_builder(&function);
         for arg in args {
-            match arg {
-                Arg::U64(value) => launch.arg(value),
-                Arg::U32(value) => launch.arg(value),
-                Arg::F32(value) => launch.arg(value),
-            };
+            launch.arg(&arg.value);
         }
         let config = LaunchConfig {
-            grid_dim: (blocks as u32, 1, 1),
+            grid_dim: (grid.x as u32, grid.y as u32, 1),
             block_dim: (entry.block, 1, 1),
             shared_mem_bytes: shared_bytes,
         };
@@ -241,7 +255,7 @@ pub(crate) fn input<'a, T>(
 ) -> Result<(Arg, SyncOnDrop<'a>)> {
     check_device(kernels, x)?;
     let (pointer, guard) = x.device_ptr(stream);
-    Ok((Arg::U64(pointer), guard))
+    Ok((pointer.into(), guard))
 }
 
 /// The address of a buffer that is written; keep the guard until the launch is queued.
@@ -252,5 +266,29 @@ pub(crate) fn output<'a, T>(
 ) -> Result<(Arg, SyncOnDrop<'a>)> {
     check_device(kernels, y)?;
     let (pointer, guard) = y.device_ptr_mut(stream);
-    Ok((Arg::U64(pointer), guard))
+    Ok((pointer.into(), guard))
+}
+
+/// The address of a buffer that is read and may be left out: null.
+pub(crate) fn optional_input<'a, T>(
+    kernels: &Kernels,
+    x: Option<&'a impl DevicePtr<T>>,
+    stream: &'a CudaStream,
+) -> Result<(Arg, Option<SyncOnDrop<'a>>)> {
+    match x {
+        None => Ok((0u64.into(), None)),
+        Some(x) => input(kernels, x, stream).map(|(pointer, guard)| (pointer, Some(guard))),
+    }
+}
+
+/// The address of a buffer that is written and may be left out: null.
+pub(crate) fn optional_output<'a, T>(
+    kernels: &Kernels,
+    y: Option<&'a mut impl DevicePtrMut<T>>,
+    stream: &'a CudaStream,
+) -> Result<(Arg, Option<SyncOnDrop<'a>>)> {
+    match y {
+        None => Ok((0u64.into(), None)),
+        Some(y) => output(kernels, y, stream).map(|(pointer, guard)| (pointer, Some(guard))),
+    }
 }

@@ -9,9 +9,11 @@
 //! computes is said once, at its host twin in [`cpu`](crate::cpu).
 
 pub mod adam;
+pub mod batch_norm;
 pub mod elementwise;
 mod launch;
 pub mod probe;
+mod rows;
 pub mod sgd;
 mod spans;
 pub mod swa;
@@ -22,5 +24,5 @@ pub use spans::SpanTable;
 
 /// Every kernel that a launcher knows.
 pub fn entries() -> Vec<&'static Entry> {
-    [&elementwise::ENTRIES[..], &adam::ENTRIES, &sgd::ENTRIES, &swa::ENTRIES].concat()
+    [&elementwise::ENTRIES[..], &adam::ENTRIES, &batch_norm::ENTRIES, &sgd::ENTRIES, &swa::ENTRIES].concat()
 }

@@ -1,7 +1,7 @@
 //! Launcher of `kernels/sgd.cu`: one launch for all parameters.
 
-use super::launch::{Entry, Kernels, PTR, input, output};
-use super::spans::{SPAN_BLOCK, SpanTable, optional};
+use super::launch::{Entry, Kernels, PTR, input, optional_output, output};
+use super::spans::{SPAN_BLOCK, SpanTable};
 use crate::Result;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
 use half::bf16;
@@ -53,7 +53,8 @@ pub fn step(
     }
     let ((spansp, _spans), (stepp, _step)) = (input(kernels, &spans.pieces, stream)?, input(kernels, step, stream)?);
     let ((wp, _w), (gp, _g)) = (output(kernels, params, stream)?, input(kernels, grads, stream)?);
-    let ((up, _u), (copyp, _copy)) = (optional(kernels, velocity, stream)?, optional(kernels, copy, stream)?);
+    let ((up, _u), (copyp, _copy)) =
+        (optional_output(kernels, velocity, stream)?, optional_output(kernels, copy, stream)?);
     let args = [spansp, stepp, wp, gp, up, copyp];
     // SAFETY: the pieces do not overlap and lie inside every buffer (checked), all written ones are borrowed mutably.
     unsafe { kernels.launch((&SGD, "f32"), spans.blocks, 0, &args, stream) }

@@ -1,6 +1,6 @@
 //! The span table on the device: which parameters an optimiser's one launch walks over.
 
-use super::launch::{Kernels, driver_error};
+use super::launch::driver_error;
 use crate::Result;
 use crate::error::check_len;
 use crate::problem::{Span, check_spans};
@@ -49,17 +49,5 @@ impl SpanTable {
             }
         }
         Ok(())
-    }
-}
-
-/// The address of a buffer that may be left out.
-pub(super) fn optional<'a, T>(
-    kernels: &Kernels,
-    y: Option<&'a mut impl cudarc::driver::DevicePtrMut<T>>,
-    stream: &'a CudaStream,
-) -> Result<(super::launch::Arg, Option<cudarc::driver::SyncOnDrop<'a>>)> {
-    match y {
-        None => Ok((super::launch::Arg::U64(0), None)),
-        Some(y) => super::launch::output(kernels, y, stream).map(|(pointer, guard)| (pointer, Some(guard))),
     }
 }

@@ -1,7 +1,7 @@
 //! Launchers of `kernels/swa.cu`: one launch for all parameters.
 
-use super::launch::{Entry, Kernels, PTR, input, output};
-use super::spans::{SPAN_BLOCK, SpanTable, optional};
+use super::launch::{Entry, Kernels, PTR, input, optional_output, output};
+use super::spans::{SPAN_BLOCK, SpanTable};
 use crate::Result;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
 use half::bf16;
@@ -64,7 +64,7 @@ pub fn assign(
     let copied = copy.as_ref().map_or(usize::MAX, |copy| copy.len());
     spans.check("swa", &[("params", params.len()), ("copy", copied)], &[("average", average.len())])?;
     let ((spansp, _spans), (ap, _a)) = (input(kernels, &spans.pieces, stream)?, input(kernels, average, stream)?);
-    let ((wp, _w), (copyp, _copy)) = (output(kernels, params, stream)?, optional(kernels, copy, stream)?);
+    let ((wp, _w), (copyp, _copy)) = (output(kernels, params, stream)?, optional_output(kernels, copy, stream)?);
     // SAFETY: the pieces do not overlap and lie inside every buffer (checked), the written ones are borrowed mutably.
     unsafe { kernels.launch((&ASSIGN, "f32"), spans.blocks, 0, &[spansp, ap, wp, copyp], stream) }
 }

@@ -8,7 +8,12 @@
 #[allow(dead_code)] // build.rs uses the rest.
 mod nvcc;
 
+#[path = "../common/mod.rs"]
+#[allow(dead_code)] // Other test binaries use the rest.
+mod common;
+
 mod abi;
+mod batch_norm;
 mod elementwise;
 mod gpu;
 mod optimisers;
@@ -22,7 +27,7 @@ type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cases = [prebuilt::CASES, abi::CASES, elementwise::CASES, optimisers::CASES].concat();
+    let cases = [prebuilt::CASES, abi::CASES, elementwise::CASES, optimisers::CASES, batch_norm::CASES].concat();
     let trials = cases.iter().map(|&(name, case)| {
         Trial::test(name, move || {
             case();
