@@ -14,6 +14,8 @@ __device__ inline float to_float(uint8_t x) { return float(x); }
 template <typename T> __device__ inline T from_float(float x);
 template <> __device__ inline float from_float<float>(float x) { return x; }
 template <> __device__ inline bf16 from_float<bf16>(float x) { return __float2bfloat16_rn(x); }
+// For whole numbers of a byte's range.
+template <> __device__ inline uint8_t from_float<uint8_t>(float x) { return uint8_t(x); }
 
 // N consecutive values as they lie in memory.
 template <typename T, int N> struct alignas(sizeof(T) * N) Pack {

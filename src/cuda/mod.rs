@@ -10,11 +10,15 @@
 
 pub mod adam;
 pub mod batch_norm;
+pub mod cross_entropy;
+pub mod dropout;
 pub mod elementwise;
 mod launch;
+pub mod pool2d;
 pub mod probe;
 mod rows;
 pub mod sgd;
+pub mod softmax_kl;
 mod spans;
 pub mod swa;
 
@@ -24,5 +28,16 @@ pub use spans::SpanTable;
 
 /// Every kernel that a launcher knows.
 pub fn entries() -> Vec<&'static Entry> {
-    [&elementwise::ENTRIES[..], &adam::ENTRIES, &batch_norm::ENTRIES, &sgd::ENTRIES, &swa::ENTRIES].concat()
+    [
+        &elementwise::ENTRIES[..],
+        &adam::ENTRIES,
+        &batch_norm::ENTRIES,
+        &cross_entropy::ENTRIES,
+        &dropout::ENTRIES,
+        &pool2d::ENTRIES,
+        &sgd::ENTRIES,
+        &softmax_kl::ENTRIES,
+        &swa::ENTRIES,
+    ]
+    .concat()
 }

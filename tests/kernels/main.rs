@@ -16,7 +16,9 @@ mod abi;
 mod batch_norm;
 mod elementwise;
 mod gpu;
+mod losses;
 mod optimisers;
+mod pool2d;
 mod prebuilt;
 
 use libtest_mimic::{Arguments, Trial};
@@ -27,7 +29,16 @@ type Case = (&'static str, fn());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let cases = [prebuilt::CASES, abi::CASES, elementwise::CASES, optimisers::CASES, batch_norm::CASES].concat();
+    let cases = [
+        prebuilt::CASES,
+        abi::CASES,
+        elementwise::CASES,
+        optimisers::CASES,
+        batch_norm::CASES,
+        pool2d::CASES,
+        losses::CASES,
+    ]
+    .concat();
     let trials = cases.iter().map(|&(name, case)| {
         Trial::test(name, move || {
             case();
