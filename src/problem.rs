@@ -290,6 +290,40 @@ impl Pool2dProblem {
         Ok(Pool2dProblem { n, h, w, c, r, s, p, q, pad_top, pad_bottom, pad_left, pad_right, stride_h, stride_w })
     }
 
+    /// Whether the pooling only picks every `stride`-th pixel: 1x1 windows, no padding.
+    pub(crate) fn is_subsample(&self) -> bool {
+        self.r == 1 && self.s == 1 && [self.pad_top, self.pad_bottom, self.pad_left, self.pad_right] == [0; 4]
+    }
+
+    /// Rejects a problem whose fields contradict each other (they are public), and windows of more places than a byte
+    /// counts.
+    pub(crate) fn check(&self, op: &'static str) -> Result<()> {
+        let &Pool2dProblem { n, h, w, c, r, s, pad_top, pad_bottom, pad_left, pad_right, stride_h, stride_w, .. } =
+            self;
+        let window = Window {
+            pads: [pad_top, pad_bottom, pad_left, pad_right],
+            strides: [stride_h, stride_w],
+            dilations: [1; 2],
+        };
+        if Pool2dProblem::new([n, h, w, c], [r, s], window)? != *self {
+            return Err(Error::argument(
+                op,
+                "p and q that follow from the other extents",
+                format_args!("{self:?}"),
+                "use Pool2dProblem::new",
+            ));
+        }
+        if self.r as usize * (self.s as usize) < usize::from(u8::MAX) {
+            return Ok(());
+        }
+        Err(Error::argument(
+            op,
+            "at most 254 elements a window",
+            format_args!("{} x {}", self.r, self.s),
+            "places in a window are stored as bytes; use a smaller window or global_avg",
+        ))
+    }
+
     /// Elements of `x`.
     pub fn x_elems(&self) -> usize {
         self.n as usize * self.h as usize * self.w as usize * self.c as usize
@@ -323,4 +357,79 @@ pub struct Span {
     pub grad_offset: u64,
     /// Elements.
     pub len: u64,
+}
+
+/// Checks that the spans ascend without overlap in both arenas and end inside them.
+pub(crate) fn check_spans(op: &'static str, spans: &[Span], params: usize, grads: usize) -> Result<()> {
+    let (mut param_end, mut grad_end) = (0u64, 0u64);
+    for (i, span) in spans.iter().enumerate() {
+        let ends = (span.param_offset.checked_add(span.len), span.grad_offset.checked_add(span.len));
+        let ascending = span.param_offset >= param_end && span.grad_offset >= grad_end;
+        match ends {
+            (Some(p), Some(g)) if ascending && p <= params as u64 && g <= grads as u64 => {
+                (param_end, grad_end) = (p, g);
+            }
+            _ => {
+                return Err(Error::shape(
+                    op,
+                    format_args!(
+                        "span {i} from parameter {param_end} and gradient {grad_end} on, inside arenas of {params} \
+                         and {grads} elements"
+                    ),
+                    format_args!("{span:?}"),
+                    "sort the span table, without overlaps, and size the arenas to hold it",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Span {
+    /// The spans cut into pieces of at most `max` elements, in order; empty spans vanish.
+    ///
+    /// # Example
+    /// ```
+    /// use warpsmith::problem::Span;
+    /// let pieces = Span::pieces(&[Span { param_offset: 8, grad_offset: 0, len: 5 }], 4);
+    /// assert_eq!(pieces[1], Span { param_offset: 12, grad_offset: 4, len: 1 });
+    /// ```
+    pub fn pieces(spans: &[Span], max: u64) -> Vec<Span> {
+        let max = max.max(1);
+        let cut = |span: &Span| {
+            let Span { param_offset, grad_offset, len } = *span;
+            (0..len).step_by(max as usize).map(move |at| Span {
+                param_offset: param_offset + at,
+                grad_offset: grad_offset + at,
+                len: max.min(len - at),
+            })
+        };
+        spans.iter().flat_map(cut).collect()
+    }
+}
+
+/// The range that Keras clips probabilities to before it takes their logarithm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clip {
+    /// Smallest value.
+    pub min: f64,
+    /// Largest value.
+    pub max: f64,
+}
+
+impl Clip {
+    /// `[1e-7, 1 - 1e-7]`, for cross-entropy of probabilities.
+    pub const PROBS: Clip = Clip { min: 1e-7, max: 1.0 - 1e-7 };
+    /// `[1e-7, 1]`, for Kullback-Leibler divergences.
+    pub const KL: Clip = Clip { min: 1e-7, max: 1.0 };
+
+    #[cfg(feature = "cpu")]
+    pub(crate) fn apply(self, p: f64) -> f64 {
+        p.clamp(self.min, self.max)
+    }
+
+    #[cfg(feature = "cpu")]
+    pub(crate) fn contains(self, p: f64) -> bool {
+        (self.min..=self.max).contains(&p)
+    }
 }

@@ -3,9 +3,9 @@
 //! Source: Kingma and Ba, "Adam" (2015), arXiv 1412.6980, the efficient form at the end of its section 2.
 
 use super::multiversion::multiversion;
-use super::spans::{check, walk};
+use super::spans::walk;
 use crate::error::check_len;
-use crate::problem::Span;
+use crate::problem::{Span, check_spans};
 use crate::{Error, Result};
 
 /// Hyper-parameters of [`step`].
@@ -73,7 +73,7 @@ pub fn step(
     const OP: &str = "adam";
     check_len(OP, "m", m.len(), grads.len())?;
     check_len(OP, "v", v.len(), grads.len())?;
-    check(OP, spans, params.len(), grads.len())?;
+    check_spans(OP, spans, params.len(), grads.len())?;
     if t == 0 {
         return Err(Error::argument(OP, "t >= 1", t, "count steps from 1"));
     }

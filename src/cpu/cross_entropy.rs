@@ -4,6 +4,7 @@
 
 use super::volume;
 use crate::error::check_len;
+pub use crate::problem::Clip;
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -145,30 +146,6 @@ pub fn correct(rows: usize, classes: usize, logits: &[f32], labels: &[i32]) -> R
         best
     };
     Ok(logits.chunks_exact(classes).zip(labels).filter(|(z, label)| argmax(z) == **label as usize).count())
-}
-
-/// The range that Keras clips probabilities to before it takes their logarithm.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Clip {
-    /// Smallest value.
-    pub min: f64,
-    /// Largest value.
-    pub max: f64,
-}
-
-impl Clip {
-    /// `[1e-7, 1 - 1e-7]`, for [`probs_forward`].
-    pub const PROBS: Clip = Clip { min: 1e-7, max: 1.0 - 1e-7 };
-    /// `[1e-7, 1]`, for Kullback-Leibler divergences.
-    pub const KL: Clip = Clip { min: 1e-7, max: 1.0 };
-
-    pub(super) fn apply(self, p: f64) -> f64 {
-        p.clamp(self.min, self.max)
-    }
-
-    pub(super) fn contains(self, p: f64) -> bool {
-        (self.min..=self.max).contains(&p)
-    }
 }
 
 /// Cross-entropy of probabilities as Keras computes it on plain arrays: with `p` clipped, the mean over the

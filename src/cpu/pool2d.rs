@@ -3,7 +3,7 @@
 use super::multiversion::multiversion;
 use super::volume;
 use crate::error::check_len;
-use crate::problem::{Pool2dProblem, Window};
+use crate::problem::Pool2dProblem;
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -100,38 +100,6 @@ multiversion! {
     }
 }
 
-/// Whether the pooling only picks every `stride`-th pixel: 1x1 windows, no padding.
-fn is_subsample(problem: &Pool2dProblem) -> bool {
-    problem.r == 1
-        && problem.s == 1
-        && [problem.pad_top, problem.pad_bottom, problem.pad_left, problem.pad_right] == [0; 4]
-}
-
-/// Rejects a problem whose fields contradict each other (they are public), and windows of more places than a byte counts.
-fn check_problem(op: &'static str, problem: &Pool2dProblem) -> Result<()> {
-    let &Pool2dProblem { n, h, w, c, r, s, pad_top, pad_bottom, pad_left, pad_right, stride_h, stride_w, .. } = problem;
-    let window =
-        Window { pads: [pad_top, pad_bottom, pad_left, pad_right], strides: [stride_h, stride_w], dilations: [1; 2] };
-    if Pool2dProblem::new([n, h, w, c], [r, s], window)? != *problem {
-        return Err(Error::argument(
-            op,
-            "p and q that follow from the other extents",
-            format_args!("{problem:?}"),
-            "use Pool2dProblem::new",
-        ));
-    }
-    let window = problem.r as usize * problem.s as usize;
-    if window < usize::from(PADDING) {
-        return Ok(());
-    }
-    Err(Error::argument(
-        op,
-        "at most 254 elements a window",
-        format_args!("{} x {}", problem.r, problem.s),
-        "places in a window are stored as bytes; use a smaller window or global_avg",
-    ))
-}
-
 /// Max-pooling: `y[n,p,q,c] = max over r, s of x[n, p·stride_h + r - pad_top, q·stride_w + s - pad_left, c]`.
 ///
 /// Writes `y` and `argmax` with `=`.
@@ -170,7 +138,7 @@ pub fn max(
     argmax: Option<&mut [u8]>,
 ) -> Result<()> {
     const OP: &str = "pool2d max";
-    check_problem(OP, problem)?;
+    problem.check(OP)?;
     check_len(OP, "x", x.len(), problem.x_elems())?;
     check_len(OP, "y", y.len(), problem.y_elems())?;
     if let Some(argmax) = &argmax {
@@ -181,7 +149,7 @@ pub fn max(
     let picture = problem.h as usize * problem.w as usize * c;
     let row_of = |i: usize, y: &mut [f32], argmax: &mut [u8]| {
         let x = &x[i / p * picture..][..picture];
-        if is_subsample(problem) {
+        if problem.is_subsample() {
             let source = &x[i % p * problem.stride_h as usize * problem.w as usize * c..];
             let step = problem.stride_w as usize * c;
             for (q, y) in y.chunks_exact_mut(c).enumerate() {
@@ -269,12 +237,12 @@ pub fn max_backward(
     dx: &mut [f32],
 ) -> Result<()> {
     const OP: &str = "pool2d max_backward";
-    check_problem(OP, problem)?;
+    problem.check(OP)?;
     check_len(OP, "dy", dy.len(), problem.y_elems())?;
     check_len(OP, "dx", dx.len(), problem.x_elems())?;
     if let Some(argmax) = argmax {
         check_len(OP, "argmax", argmax.len(), problem.y_elems())?;
-    } else if !is_subsample(problem) {
+    } else if !problem.is_subsample() {
         return Err(Error::argument(
             OP,
             "the argmax of the forward pass",

@@ -3,10 +3,10 @@
 //! Source: Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum" (2013).
 
 use super::multiversion::multiversion;
-use super::spans::{check, walk};
+use super::spans::walk;
 use crate::Result;
 use crate::error::check_len;
-use crate::problem::Span;
+use crate::problem::{Span, check_spans};
 
 /// Hyper-parameters of [`step`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,7 +67,7 @@ multiversion! {
 /// ```
 pub fn step(sgd: &Sgd, spans: &[Span], params: &mut [f32], grads: &[f32], velocity: Option<&mut [f32]>) -> Result<()> {
     const OP: &str = "sgd";
-    check(OP, spans, params.len(), grads.len())?;
+    check_spans(OP, spans, params.len(), grads.len())?;
     let Sgd { learning_rate, momentum, weight_decay } = *sgd;
     match velocity {
         Some(velocity) => {

@@ -1,7 +1,6 @@
 //! The walk over a span table: one parallel pass over all parameters, whatever their sizes.
 
 use crate::problem::Span;
-use crate::{Error, Result};
 
 /// Elements below which a piece is not split further.
 const LEAF: u64 = 32 * 1024;
@@ -30,36 +29,10 @@ impl<A: Split, B: Split> Split for (A, B) {
     }
 }
 
-/// Checks that the spans ascend without overlap in both arenas and end inside them.
-pub(crate) fn check(op: &'static str, spans: &[Span], params: usize, grads: usize) -> Result<()> {
-    let (mut param_end, mut grad_end) = (0u64, 0u64);
-    for (i, span) in spans.iter().enumerate() {
-        let ends = (span.param_offset.checked_add(span.len), span.grad_offset.checked_add(span.len));
-        let ascending = span.param_offset >= param_end && span.grad_offset >= grad_end;
-        match ends {
-            (Some(p), Some(g)) if ascending && p <= params as u64 && g <= grads as u64 => {
-                (param_end, grad_end) = (p, g);
-            }
-            _ => {
-                return Err(Error::shape(
-                    op,
-                    format_args!(
-                        "span {i} from parameter {param_end} and gradient {grad_end} on, inside arenas of {params} \
-                         and {grads} elements"
-                    ),
-                    format_args!("{span:?}"),
-                    "sort the span table, without overlaps, and size the arenas to hold it",
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Calls `kernel` on the pieces of `params` and `grads` that the spans name, in parallel.
 ///
 /// `params` has the parameter arena's layout and `grads` (any number of slices) the gradient arena's. The
-/// spans have passed [`check`].
+/// spans have passed [`check_spans`](crate::problem::check_spans).
 pub(crate) fn walk<P: Split, G: Split>(spans: &[Span], params: P, grads: G, kernel: &(impl Fn(P, G) + Sync)) {
     if let Some(first) = spans.first() {
         let params = params.split(first.param_offset as usize).1;

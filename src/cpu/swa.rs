@@ -4,8 +4,8 @@
 //! arXiv 1803.05407.
 
 use super::multiversion::multiversion;
-use super::spans::{check, walk};
-use crate::problem::Span;
+use super::spans::walk;
+use crate::problem::{Span, check_spans};
 use crate::{Error, Result};
 
 /// How many snapshots the average already holds when one is due at the zero-based optimiser step `i`, or
@@ -61,7 +61,7 @@ multiversion! {
 /// # Ok::<(), warpsmith::Error>(())
 /// ```
 pub fn update(n: u64, spans: &[Span], params: &[f32], average: &mut [f32]) -> Result<()> {
-    check("swa", spans, params.len(), average.len())?;
+    check_spans("swa", spans, params.len(), average.len())?;
     walk(spans, params, average, &|w: &[f32], average: &mut [f32]| update_chunk(n as f32, w, average));
     Ok(())
 }
@@ -81,7 +81,7 @@ pub fn update(n: u64, spans: &[Span], params: &[f32], average: &mut [f32]) -> Re
 /// # Ok::<(), warpsmith::Error>(())
 /// ```
 pub fn assign(spans: &[Span], average: &[f32], params: &mut [f32]) -> Result<()> {
-    check("swa", spans, params.len(), average.len())?;
+    check_spans("swa", spans, params.len(), average.len())?;
     walk(spans, params, average, &|w: &mut [f32], average: &[f32]| w.copy_from_slice(average));
     Ok(())
 }

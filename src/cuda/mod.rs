@@ -1,9 +1,43 @@
-//! The CUDA device: today the probe that says whether a GPU can be used and, if not, why and what to do.
+//! The CUDA side: a probe that says whether a GPU can be used and, if not, why and what to do; kernels and their
+//! launchers.
 //!
-//! Building needs no CUDA toolkit and starting needs no driver: the driver library is looked for at run time. The
-//! kernels and their launchers are not in this version, so [`probe::probe`] never ends in `Ok` yet; it does report the
-//! GPU it has found.
+//! Building needs no CUDA toolkit and starting needs no driver: the kernels are embedded as PTX, the driver library is
+//! looked for at run time.
+//!
+//! There is one launcher module per file of `kernels/`, usable without the rest of the crate: safe functions over
+//! cudarc buffers and views that check what the kernel requires and queue it on a stream, named last. What a function
+//! computes is said once, at its host twin in [`cpu`](crate::cpu).
 
+pub mod adam;
+pub mod batch_norm;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod elementwise;
+mod launch;
+pub mod pool2d;
 pub mod probe;
+mod rows;
+pub mod sgd;
+pub mod softmax_kl;
+mod spans;
+pub mod swa;
 
+pub use launch::{Entry, Kernels, Value, ptx};
 pub use probe::{DeviceInfo, ProbeError, ProbeInputs, probe};
+pub use spans::SpanTable;
+
+/// Every kernel that a launcher knows.
+pub fn entries() -> Vec<&'static Entry> {
+    [
+        &elementwise::ENTRIES[..],
+        &adam::ENTRIES,
+        &batch_norm::ENTRIES,
+        &cross_entropy::ENTRIES,
+        &dropout::ENTRIES,
+        &pool2d::ENTRIES,
+        &sgd::ENTRIES,
+        &softmax_kl::ENTRIES,
+        &swa::ENTRIES,
+    ]
+    .concat()
+}

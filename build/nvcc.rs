@@ -1,0 +1,130 @@
+//! Finds nvcc, compiles kernels to PTX, and tells whether prebuilt PTX is older than its sources.
+//!
+//! Part of build.rs and, for the same answers, of the kernel tests.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Flags of every kernel. No contraction of `a * b + c`: kernels write `fmaf` where they want it, so that everything
+/// else rounds as the CPU does. Sources carry no line numbers: those would embed paths.
+pub const FLAGS: [&str; 5] = ["-ptx", "-arch=compute_80", "-std=c++17", "-O3", "-fmad=false"];
+
+/// The PTX version that the result is marked with: drivers from R535 (CUDA 12.2) on load it, and nothing newer is used.
+pub const PTX_VERSION: &str = ".version 8.2";
+
+/// The names of the kernel files, `kernels/<name>.cu`.
+pub fn names(kernels: &Path) -> Result<Vec<String>, String> {
+    Ok(files(kernels, "cu")?.iter().filter_map(|path| Some(path.file_stem()?.to_str()?.to_string())).collect())
+}
+
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {
+    let entries = std::fs::read_dir(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let mut list: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    list.retain(|path| path.extension().is_some_and(|e| e == extension));
+    list.sort();
+    Ok(list)
+}
+
+/// A hash (FNV-1a, 64 bits) of everything that a kernel's PTX depends on: its source, the headers, the flags.
+pub fn source_hash(kernels: &Path, name: &str) -> Result<u64, String> {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut add = |bytes: &[u8]| {
+        for &byte in bytes {
+            // A checkout with CRLF line ends is no other source.
+            if byte != b'\r' {
+                hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+            }
+        }
+    };
+    add(FLAGS.join(" ").as_bytes());
+    add(PTX_VERSION.as_bytes());
+    for path in [vec![kernels.join(format!("{name}.cu"))], files(&kernels.join("include"), "cuh")?].concat() {
+        add(&std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?);
+    }
+    Ok(hash)
+}
+
+/// The hashes that the prebuilt PTX was made from, by name.
+pub fn manifest(kernels: &Path) -> Result<BTreeMap<String, u64>, String> {
+    let path = kernels.join("prebuilt/manifest.txt");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let parse = |line: &str| {
+        let (name, hash) = line.split_once(' ')?;
+        Some((name.to_string(), u64::from_str_radix(hash, 16).ok()?))
+    };
+    text.lines()
+        .map(|line| parse(line).ok_or_else(|| format!("{}: expected `name hash`, got `{line}`", path.display())))
+        .collect()
+}
+
+/// The kernels whose prebuilt PTX is missing or older than its sources.
+pub fn stale(kernels: &Path) -> Result<Vec<String>, String> {
+    let manifest = manifest(kernels)?;
+    let mut stale = Vec::new();
+    for name in names(kernels)? {
+        let fresh = manifest.get(&name) == Some(&source_hash(kernels, &name)?);
+        if !fresh || !kernels.join(format!("prebuilt/{name}.ptx")).is_file() {
+            stale.push(name);
+        }
+    }
+    Ok(stale)
+}
+
+/// nvcc: what `NVCC` names, else in `CUDA_HOME`, `CUDA_PATH`, `PATH`, the active Python environment, the standard folder.
+///
+/// `Ok(None)` where there is none; an error when a variable is set and wrong.
+pub fn find() -> Result<Option<PathBuf>, String> {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = variable("NVCC") {
+        return match path.is_file() {
+            true => Ok(Some(path)),
+            false => Err(format!("NVCC={}: no such file; unset it or name the nvcc program", path.display())),
+        };
+    }
+    for name in ["CUDA_HOME", "CUDA_PATH"] {
+        if let Some(folder) = variable(name) {
+            let path = folder.join("bin/nvcc");
+            return match path.is_file() {
+                true => Ok(Some(path)),
+                false => Err(format!("{name}={}: it holds no bin/nvcc; unset it or correct it", folder.display())),
+            };
+        }
+    }
+    let mut tried: Vec<PathBuf> = Vec::new();
+    if let Some(path) = std::env::var_os("PATH") {
+        tried.extend(std::env::split_paths(&path).map(|folder| folder.join("nvcc")));
+    }
+    if let Some(environment) = variable("VIRTUAL_ENV") {
+        // The Python packages put it below lib/pythonX.Y/site-packages.
+        let versions = std::fs::read_dir(environment.join("lib")).into_iter().flatten().flatten();
+        tried.extend(versions.map(|version| version.path().join("site-packages/nvidia/cu13/bin/nvcc")));
+    }
+    tried.push("/usr/local/cuda/bin/nvcc".into());
+    Ok(tried.into_iter().find(|path| path.is_file()))
+}
+
+/// Compiles `kernels/<name>.cu` to PTX.
+pub fn compile(nvcc: &Path, kernels: &Path, name: &str, folder: &Path) -> Result<String, String> {
+    let out = folder.join(format!("{name}.ptx"));
+    // Relative paths from the kernels' folder: the result must not depend on where that lies.
+    let run = Command::new(nvcc)
+        .current_dir(kernels)
+        .args(FLAGS)
+        .args(["-I", "include", "-o"])
+        .arg(&out)
+        .arg(format!("{name}.cu"))
+        .output()
+        .map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    if !run.status.success() {
+        let said = String::from_utf8_lossy(&run.stderr);
+        // The first error is the cause; the hundreds after it are consequences.
+        return Err(format!(
+            "nvcc could not compile {name}.cu:\n{}",
+            said.lines().take(12).collect::<Vec<_>>().join("\n")
+        ));
+    }
+    let ptx = std::fs::read_to_string(&out).map_err(|e| format!("{}: {e}", out.display()))?;
+    let lines = ptx.lines().map(|line| if line.starts_with(".version ") { PTX_VERSION } else { line });
+    Ok(lines.collect::<Vec<_>>().join("\n") + "\n")
+}

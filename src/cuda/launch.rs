@@ -1,0 +1,294 @@
+//! Kernels as Rust sees them: which entry points there are, their arguments, and the launch itself.
+
+use crate::{Error, Result};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError,
+    LaunchConfig, PushKernelArg, SyncOnDrop,
+};
+use cudarc::nvrtc::Ptx;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// PTX of every kernel file, by name.
+const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// The PTX of all kernel files, by the name of the file.
+pub fn ptx() -> &'static [(&'static str, &'static str)] {
+    FILES
+}
+
+/// One kernel: a `__global__` function of a kernel file, once per suffix.
+#[derive(Debug)]
+pub struct Entry {
+    /// Kernel file, `kernels/<file>.cu`.
+    pub file: &'static str,
+    /// Symbol without its suffix.
+    pub name: &'static str,
+    /// What follows the name and an underscore: the types it is compiled for.
+    pub suffixes: &'static [&'static str],
+    /// Threads per block, as its `__launch_bounds__` says.
+    pub block: u32,
+    /// Bytes of each parameter.
+    pub params: &'static [usize],
+}
+
+/// Bytes of a pointer, of a `uint64_t`.
+pub(crate) const U64: usize = 8;
+/// Bytes of a pointer.
+pub(crate) const PTR: usize = 8;
+/// Bytes of a `uint32_t`.
+pub(crate) const U32: usize = 4;
+/// Bytes of a `float`.
+pub(crate) const F32: usize = 4;
+
+/// An argument of a launch: a value as it lies in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Arg {
+    value: Words,
+    bytes: usize,
+}
+
+/// Room for an argument.
+#[derive(Clone, Copy)]
+struct Words([u64; ARG_WORDS]);
+
+/// The largest argument, in words of 8 bytes.
+const ARG_WORDS: usize = 12;
+
+// SAFETY: plain words; the kernel reads the first of them, which `Arg::from` has written.
+unsafe impl DeviceRepr for Words {}
+
+impl<T: DeviceRepr + Copy> From<T> for Arg {
+    fn from(value: T) -> Arg {
+        const { assert!(size_of::<T>() <= 8 * ARG_WORDS && align_of::<T>() <= 8) };
+        let mut words = [0; ARG_WORDS];
+        // SAFETY: the words are large enough and aligned for a `T`, as just asserted; `DeviceRepr` says that its bytes
+        // mean the same to the device.
+        unsafe { words.as_mut_ptr().cast::<T>().write(value) };
+        Arg { value: Words(words), bytes: size_of::<T>() }
+    }
+}
+
+impl Arg {
+    /// The value of an argument of 8 bytes, such as an address.
+    pub(crate) fn word(self) -> u64 {
+        self.value.0[0]
+    }
+}
+
+/// Blocks of a launch in up to two dimensions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Grid {
+    pub x: u64,
+    pub y: u64,
+}
+
+impl From<u64> for Grid {
+    fn from(x: u64) -> Grid {
+        Grid { x, y: 1 }
+    }
+}
+
+/// An element type that kernels are compiled for.
+pub trait Value: Copy + Send + Sync + 'static {
+    /// What names it in a kernel's symbol.
+    const SUFFIX: &'static str;
+}
+
+impl Value for f32 {
+    const SUFFIX: &'static str = "f32";
+}
+
+impl Value for half::bf16 {
+    const SUFFIX: &'static str = "bf16";
+}
+
+/// The kernels of one context. Modules are loaded when the first of their kernels is launched.
+///
+/// # Example
+/// ```no_run
+/// use cudarc::driver::CudaContext;
+/// use warpsmith::cuda::{Kernels, elementwise};
+/// let context = CudaContext::new(0)?;
+/// let (kernels, stream) = (Kernels::new(&context), context.default_stream());
+/// let x = stream.clone_htod(&[-1.0f32, 2.0])?;
+/// let mut y = stream.alloc_zeros::<f32>(2)?;
+/// elementwise::relu(&kernels, &x, &mut y, &stream)?;
+/// assert_eq!(stream.clone_dtoh(&y)?, [0.0, 2.0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Kernels {
+    context: Arc<CudaContext>,
+    modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
+    functions: Mutex<HashMap<(&'static str, &'static str), CudaFunction>>,
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernels(cuda:{})", self.context.ordinal())
+    }
+}
+
+/// A driver's error with what was being done.
+pub(crate) fn driver_error(doing: impl std::fmt::Display, error: DriverError) -> Error {
+    let hint = "if a kernel faulted, the context is lost: start the program again";
+    Error::device("cuda", format_args!("{doing}: {error}"), hint)
+}
+
+impl Kernels {
+    /// The kernels of `context`, none of them loaded yet.
+    pub fn new(context: &Arc<CudaContext>) -> Kernels {
+        Kernels { context: context.clone(), modules: Mutex::default(), functions: Mutex::default() }
+    }
+
+    /// The context whose kernels these are.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = modules.get(file) {
+            return Ok(module.clone());
+        }
+        let (_, ptx) = FILES.iter().find(|(name, _)| *name == file).ok_or_else(|| {
+            Error::device("cuda", format_args!("no kernel file `{file}` was built in"), "build from a whole checkout")
+        })?;
+        let module = self.context.load_module(Ptx::from_src(*ptx)).map_err(|error| {
+            Error::device(
+                "cuda",
+                format_args!("the driver could not load the kernels of `{file}`: {error}"),
+                "update the driver to R535 (CUDA 12.2) or newer",
+            )
+        })?;
+        modules.insert(file, module.clone());
+        Ok(module)
+    }
+
+    fn function(&self, entry: &'static Entry, suffix: &'static str) -> Result<CudaFunction> {
+        if let Some(function) = self.functions.lock().unwrap_or_else(PoisonError::into_inner).get(&(entry.name, suffix))
+        {
+            return Ok(function.clone());
+        }
+        let symbol = format!("{}_{suffix}", entry.name);
+        let function = self
+            .module(entry.file)?
+            .load_function(&symbol)
+            .map_err(|error| driver_error(format_args!("finding the kernel {symbol}"), error))?;
+        self.functions.lock().unwrap_or_else(PoisonError::into_inner).insert((entry.name, suffix), function.clone());
+        Ok(function)
+    }
+
+    /// Queues a kernel on `stream`; a grid of no blocks is nothing to do.
+    ///
+    /// # Safety
+    /// Every pointer among `args` is valid on the device for what the kernel's header says of it until the kernel
+    /// has ended, what it writes is nobody else's meanwhile, and the grid is that of the header.
+    pub(crate) unsafe fn launch(
+        &self,
+        (entry, suffix): (&'static Entry, &'static str),
+        grid: impl Into<Grid>,
+        shared_bytes: u32,
+        args: &[Arg],
+        stream: &CudaStream,
+    ) -> Result<()> {
+        let grid: Grid = grid.into();
+        if grid.x == 0 || grid.y == 0 {
+            return Ok(());
+        }
+        let symbol = || format!("{}_{suffix}", entry.name);
+        if stream.context().ordinal() != self.context.ordinal() {
+            return Err(Error::device(
+                "cuda",
+                format_args!("{} is loaded on device {}, the stream is of another", symbol(), self.context.ordinal()),
+                "use a stream of the context that the kernels were made for",
+            ));
+        }
+        let sizes: Vec<usize> = args.iter().map(|arg| arg.bytes).collect();
+        if sizes != entry.params || grid.x > i32::MAX as u64 || grid.y > 65_535 {
+            return Err(Error::shape(
+                "launch",
+                format_args!(
+                    "{}: parameters of {:?} bytes, and at most 2^31 - 1 x 65535 blocks",
+                    symbol(),
+                    entry.params
+                ),
+                format_args!("{sizes:?}, {grid:?}"),
+                "split the tensor",
+            ));
+        }
+        let function = self.function(entry, suffix)?;
+        let mut launch = stream.launch_builder(&function);
+        for arg in args {
+            launch.arg(&arg.value);
+        }
+        let config = LaunchConfig {
+            grid_dim: (grid.x as u32, grid.y as u32, 1),
+            block_dim: (entry.block, 1, 1),
+            shared_mem_bytes: shared_bytes,
+        };
+        // SAFETY: the caller's contract; number and sizes of the arguments were just compared with the kernel's.
+        unsafe { launch.launch(config) }
+            .map(|_| ())
+            .map_err(|e| driver_error(format_args!("launching {}", symbol()), e))
+    }
+}
+
+/// A buffer must lie on the device that the kernels are loaded on.
+fn check_device<T>(kernels: &Kernels, buffer: &impl DeviceSlice<T>) -> Result<()> {
+    let (got, expected) = (buffer.stream().context().ordinal(), kernels.context.ordinal());
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::device(
+        format_args!("cuda:{expected}"),
+        format_args!("a buffer lies on cuda:{got}"),
+        "copy it to the device of the kernels",
+    ))
+}
+
+/// The address of a buffer that is read; keep the guard until the launch is queued.
+pub(crate) fn input<'a, T>(
+    kernels: &Kernels,
+    x: &'a impl DevicePtr<T>,
+    stream: &'a CudaStream,
+) -> Result<(Arg, SyncOnDrop<'a>)> {
+    check_device(kernels, x)?;
+    let (pointer, guard) = x.device_ptr(stream);
+    Ok((pointer.into(), guard))
+}
+
+/// The address of a buffer that is written; keep the guard until the launch is queued.
+pub(crate) fn output<'a, T>(
+    kernels: &Kernels,
+    y: &'a mut impl DevicePtrMut<T>,
+    stream: &'a CudaStream,
+) -> Result<(Arg, SyncOnDrop<'a>)> {
+    check_device(kernels, y)?;
+    let (pointer, guard) = y.device_ptr_mut(stream);
+    Ok((pointer.into(), guard))
+}
+
+/// The address of a buffer that is read and may be left out: null.
+pub(crate) fn optional_input<'a, T>(
+    kernels: &Kernels,
+    x: Option<&'a impl DevicePtr<T>>,
+    stream: &'a CudaStream,
+) -> Result<(Arg, Option<SyncOnDrop<'a>>)> {
+    match x {
+        None => Ok((0u64.into(), None)),
+        Some(x) => input(kernels, x, stream).map(|(pointer, guard)| (pointer, Some(guard))),
+    }
+}
+
+/// The address of a buffer that is written and may be left out: null.
+pub(crate) fn optional_output<'a, T>(
+    kernels: &Kernels,
+    y: Option<&'a mut impl DevicePtrMut<T>>,
+    stream: &'a CudaStream,
+) -> Result<(Arg, Option<SyncOnDrop<'a>>)> {
+    match y {
+        None => Ok((0u64.into(), None)),
+        Some(y) => output(kernels, y, stream).map(|(pointer, guard)| (pointer, Some(guard))),
+    }
+}

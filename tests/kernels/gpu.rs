@@ -1,0 +1,116 @@
+//! The device that the kernels are tested on.
+
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DeviceRepr};
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+use warpsmith::cuda::{Kernels, entries};
+use warpsmith::rng::Philox;
+
+pub struct Gpu {
+    pub kernels: Kernels,
+    pub stream: Arc<CudaStream>,
+}
+
+fn real() -> bool {
+    std::env::var_os("WARPSMITH_CUDA").is_some_and(|value| value == "device")
+}
+
+/// The one device of this process.
+pub fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| {
+        if !real() {
+            warpsmith_emulator::install().unwrap();
+        }
+        let context = CudaContext::new(0).unwrap();
+        Gpu { kernels: Kernels::new(&context), stream: context.new_stream().unwrap() }
+    })
+}
+
+impl Gpu {
+    pub fn put<T: DeviceRepr>(&self, values: &[T]) -> CudaSlice<T> {
+        self.stream.clone_htod(values).unwrap()
+    }
+
+    pub fn get<T: DeviceRepr>(&self, buffer: &impl DevicePtr<T>) -> Vec<T> {
+        self.stream.clone_dtoh(buffer).unwrap()
+    }
+}
+
+/// A float type of kernels: what the host computes in f32 is rounded to it.
+pub trait Float: warpsmith::cuda::Value + DeviceRepr + cudarc::driver::ValidAsZeroBits {
+    /// Distance from one to the next number.
+    const EPSILON: f64;
+    fn from_floats(x: &[f32]) -> Vec<Self>;
+    fn to_floats(x: &[Self]) -> Vec<f32>;
+    fn rounded(x: &[f32]) -> Vec<f32> {
+        Self::to_floats(&Self::from_floats(x))
+    }
+}
+
+impl Float for f32 {
+    const EPSILON: f64 = f32::EPSILON as f64;
+    fn from_floats(x: &[f32]) -> Vec<f32> {
+        x.to_vec()
+    }
+    fn to_floats(x: &[f32]) -> Vec<f32> {
+        x.to_vec()
+    }
+}
+
+impl Float for half::bf16 {
+    const EPSILON: f64 = 1.0 / 128.0;
+    fn from_floats(x: &[f32]) -> Vec<half::bf16> {
+        x.iter().map(|&x| half::bf16::from_f32(x)).collect()
+    }
+    fn to_floats(x: &[half::bf16]) -> Vec<f32> {
+        x.iter().map(|x| x.to_f32()).collect()
+    }
+}
+
+/// Reproducible numbers in -2..2, with a few zeros.
+pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    let mut philox = Philox::new(seed, 77);
+    let mut number = || match philox.next_word() {
+        word if word % 17 == 0 => 0.0,
+        word => (word >> 8) as f32 / (1 << 22) as f32 - 2.0,
+    };
+    (0..n).map(|_| number()).collect()
+}
+
+/// Equal to the last bit. NaN has many bit patterns, and which one an operation gives is the machine's business.
+#[track_caller]
+pub fn assert_bits(got: &[f32], want: &[f32], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let wrong: Vec<usize> = (0..got.len())
+        .filter(|&i| got[i].to_bits() != want[i].to_bits() && !(got[i].is_nan() && want[i].is_nan()))
+        .collect();
+    if let Some(&i) = wrong.first() {
+        panic!("{what}: {} of {} differ, first [{i}]: {} instead of {}", wrong.len(), got.len(), got[i], want[i]);
+    }
+}
+
+/// Whether the emulator has nothing to report and every kernel was launched; says what is wrong.
+pub fn verdict() -> bool {
+    if real() {
+        return true;
+    }
+    let report = match warpsmith_emulator::report() {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("no report: {error}");
+            return false;
+        }
+    };
+    for finding in &report.findings {
+        eprintln!("finding: {finding:?}");
+    }
+    let launched: BTreeSet<&str> = report.launches.iter().map(|launch| launch.kernel.as_str()).collect();
+    let known = entries().into_iter().flat_map(|e| e.suffixes.iter().map(move |suffix| format!("{}_{suffix}", e.name)));
+    let idle: Vec<String> = known.filter(|name| !launched.contains(name.as_str())).collect();
+    if !idle.is_empty() {
+        eprintln!("no test launches {}", idle.join(", "));
+    }
+    println!("emulator: {} launches, {} findings", report.launches.len(), report.findings.len());
+    report.findings.is_empty() && idle.is_empty()
+}

@@ -1,0 +1,55 @@
+//! The CUDA kernels: their PTX is that of the sources, their entry points are those that Rust launches, and they compute
+//! what the CPU does.
+//!
+//! They run on the emulator, with every check on, or with `WARPSMITH_CUDA=device` on a real GPU. After all of them the
+//! emulator's report must be free of findings, and every kernel must have been launched.
+
+#[path = "../../build/nvcc.rs"]
+#[allow(dead_code)] // build.rs uses the rest.
+mod nvcc;
+
+#[path = "../common/mod.rs"]
+#[allow(dead_code)] // Other test binaries use the rest.
+mod common;
+
+mod abi;
+mod batch_norm;
+mod elementwise;
+mod gpu;
+mod losses;
+mod optimisers;
+mod pool2d;
+mod prebuilt;
+
+use libtest_mimic::{Arguments, Trial};
+use std::process::ExitCode;
+
+/// A test by name.
+type Case = (&'static str, fn());
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let cases = [
+        prebuilt::CASES,
+        abi::CASES,
+        elementwise::CASES,
+        optimisers::CASES,
+        batch_norm::CASES,
+        pool2d::CASES,
+        losses::CASES,
+    ]
+    .concat();
+    let trials = cases.iter().map(|&(name, case)| {
+        Trial::test(name, move || {
+            case();
+            Ok(())
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    // A part of the tests launches a part of the kernels.
+    let whole = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list && !arguments.ignored;
+    if whole && !conclusion.has_failed() && !gpu::verdict() {
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}

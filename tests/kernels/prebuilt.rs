@@ -1,0 +1,83 @@
+//! `kernels/prebuilt` is what nvcc makes of the sources.
+//!
+//! `WARPSMITH_UPDATE_PTX=1 cargo test --test kernels prebuilt` writes it anew.
+
+use super::{Case, nvcc};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub const CASES: &[Case] = &[
+    ("prebuilt::ptx_is_that_of_the_sources", prebuilt_ptx_is_that_of_the_sources),
+    ("prebuilt::the_manifest_names_every_kernel_and_no_other", the_manifest_names_every_kernel_and_no_other),
+    ("prebuilt::a_changed_source_is_stale", a_changed_source_is_stale),
+];
+
+fn kernels() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
+}
+
+fn set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value == "1")
+}
+
+fn prebuilt_ptx_is_that_of_the_sources() {
+    let kernels = kernels();
+    let Some(nvcc) = nvcc::find().unwrap() else {
+        assert!(!set("WARPSMITH_REQUIRE_NVCC"), "WARPSMITH_REQUIRE_NVCC=1, and there is no nvcc");
+        eprintln!("SKIPPED: no nvcc, so the prebuilt PTX is not compared with what the sources give");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut manifest = String::new();
+    for name in nvcc::names(&kernels).unwrap() {
+        let ptx = nvcc::compile(&nvcc, &kernels, &name, folder.path()).unwrap();
+        let path = kernels.join(format!("prebuilt/{name}.ptx"));
+        if set("WARPSMITH_UPDATE_PTX") {
+            fs::write(&path, &ptx).unwrap();
+        }
+        let prebuilt = fs::read_to_string(&path).unwrap_or_default();
+        assert!(prebuilt == ptx, "{} is not what nvcc 13.0 makes of {name}.cu: renew it", path.display());
+        writeln!(manifest, "{name} {:016x}", nvcc::source_hash(&kernels, &name).unwrap()).unwrap();
+    }
+    if set("WARPSMITH_UPDATE_PTX") {
+        fs::write(kernels.join("prebuilt/manifest.txt"), &manifest).unwrap();
+    }
+    assert_eq!(fs::read_to_string(kernels.join("prebuilt/manifest.txt")).unwrap(), manifest);
+}
+
+fn the_manifest_names_every_kernel_and_no_other() {
+    let kernels = kernels();
+    assert_eq!(nvcc::stale(&kernels).unwrap(), Vec::<String>::new());
+    let names = nvcc::names(&kernels).unwrap();
+    assert_eq!(nvcc::manifest(&kernels).unwrap().into_keys().collect::<Vec<_>>(), names);
+    let mut files: Vec<String> = fs::read_dir(kernels.join("prebuilt"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    let mut expected: Vec<String> = names.iter().map(|name| format!("{name}.ptx")).collect();
+    expected.push("manifest.txt".into());
+    expected.sort();
+    assert_eq!(files, expected);
+}
+
+fn a_changed_source_is_stale() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = |from: PathBuf, to: PathBuf| {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+    };
+    for sub in ["", "include", "prebuilt"] {
+        for entry in fs::read_dir(kernels().join(sub)).unwrap().flatten().filter(|entry| entry.path().is_file()) {
+            copy(entry.path(), folder.path().join(sub).join(entry.file_name()));
+        }
+    }
+    assert_eq!(nvcc::stale(folder.path()).unwrap(), Vec::<String>::new());
+    let path = folder.path().join("adam.cu");
+    let source = fs::read_to_string(&path).unwrap();
+    fs::write(&path, source.replace('\n', "\r\n")).unwrap();
+    assert_eq!(nvcc::stale(folder.path()).unwrap(), Vec::<String>::new(), "line ends do not count");
+    fs::write(&path, source + "\n// more\n").unwrap();
+    assert_eq!(nvcc::stale(folder.path()).unwrap(), ["adam"]);
+}
