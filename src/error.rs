@@ -202,7 +202,7 @@ impl std::error::Error for Error {
 }
 
 /// Checks that a buffer holds exactly `elems` elements.
-#[cfg(any(feature = "cpu", feature = "nn"))]
+#[cfg(any(feature = "cpu", feature = "cuda", feature = "nn"))]
 pub(crate) fn check_len(op: &'static str, name: &str, got: usize, elems: usize) -> Result<()> {
     if got == elems {
         return Ok(());

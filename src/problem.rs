@@ -290,11 +290,13 @@ impl Pool2dProblem {
         Ok(Pool2dProblem { n, h, w, c, r, s, p, q, pad_top, pad_bottom, pad_left, pad_right, stride_h, stride_w })
     }
 
+    #[cfg(any(feature = "cpu", feature = "cuda"))]
     /// Whether the pooling only picks every `stride`-th pixel: 1x1 windows, no padding.
     pub(crate) fn is_subsample(&self) -> bool {
         self.r == 1 && self.s == 1 && [self.pad_top, self.pad_bottom, self.pad_left, self.pad_right] == [0; 4]
     }
 
+    #[cfg(any(feature = "cpu", feature = "cuda"))]
     /// Rejects a problem whose fields contradict each other (they are public), and windows of more places than a byte
     /// counts.
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
@@ -359,6 +361,7 @@ pub struct Span {
     pub len: u64,
 }
 
+#[cfg(any(feature = "cpu", feature = "cuda"))]
 /// Checks that the spans ascend without overlap in both arenas and end inside them.
 pub(crate) fn check_spans(op: &'static str, spans: &[Span], params: usize, grads: usize) -> Result<()> {
     let (mut param_end, mut grad_end) = (0u64, 0u64);

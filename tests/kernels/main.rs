@@ -9,7 +9,6 @@
 mod nvcc;
 
 #[path = "../common/mod.rs"]
-#[allow(dead_code)] // Other test binaries use the rest.
 mod common;
 
 mod abi;
