@@ -338,7 +338,8 @@ mod x86 {
                         _mm256_blend_ps::<0b1010_1010>(_mm256_movehdup_ps(x), y),
                     ),
                     2 => (_mm256_shuffle_ps::<0b01_00_01_00>(x, y), _mm256_shuffle_ps::<0b11_10_11_10>(x, y)),
-                    _ => (_mm256_permute2f128_ps::<0x20>(x, y), _mm256_permute2f128_ps::<0x31>(x, y)),
+                    4 => (_mm256_permute2f128_ps::<0x20>(x, y), _mm256_permute2f128_ps::<0x31>(x, y)),
+                    _ => unreachable!("blocks of {D} in a vector of 8"),
                 };
             }
         }
@@ -644,7 +645,7 @@ unsafe fn transpose_block<L: Lanes>(from: *const f32, col_stride: usize, to: *mu
     }
 }
 
-/// Writes element `(k, j)` of a B whose rows are neighbours, `from[k + j * col_stride]`, to `lines[k * width + j]`, for
+/// Writes, with the vectors of an instruction set that is available, element `(k, j)` of a B whose rows are neighbours, `from[k + j * col_stride]`, to `lines[k * width + j]`, for
 /// `valid` columns.
 fn transpose_lines(isa: Isa, from: &[f32], col_stride: usize, valid: usize, lines: &mut [f32], width: usize) {
     /// Depth that is done for all columns before the next: long enough a run of each column for the prefetcher, short
@@ -656,7 +657,8 @@ fn transpose_lines(isa: Isa, from: &[f32], col_stride: usize, valid: usize, line
     #[inline(always)]
     unsafe fn run<L: Lanes>(from: &[f32], col_stride: usize, valid: usize, lines: &mut [f32], width: usize) {
         let depth = lines.len() / width;
-        assert!(valid <= width && (valid == 0 || from.len() >= (valid - 1) * col_stride + depth));
+        let reach = valid.checked_sub(1).map_or(Some(0), |last| last.checked_mul(col_stride)?.checked_add(depth));
+        assert!(valid <= width && reach.is_some_and(|reach| reach <= from.len()));
         let whole = valid / L::N * L::N;
         for k0 in (0..depth).step_by(DEPTH) {
             let end = depth.min(k0 + DEPTH);
@@ -1031,4 +1033,34 @@ pub fn gemm(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every number of columns, with and without blocks, tails below and to the right; nothing beyond is touched.
+    #[test]
+    fn transposed_panels_hold_every_element_and_touch_no_other() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for (width, depth) in
+                [isa.lanes(), isa.nr()].into_iter().flat_map(|w| [1, 7, 16, 63, 64, 130].map(|d| (w, d)))
+            {
+                for (valid, spare) in (0..=width).flat_map(|valid| [0, 5].map(|spare| (valid, spare))) {
+                    let stride = depth + spare;
+                    let from: Vec<f32> = (0..(valid.max(1) - 1) * stride + depth).map(|i| i as f32).collect();
+                    let mut lines = vec![-1.0; depth * width + 16];
+                    transpose_lines(isa, &from, stride, valid, &mut lines[..depth * width], width);
+                    for (i, &got) in lines.iter().enumerate() {
+                        let (k, j) = (i / width, i % width);
+                        let want = if k < depth && j < valid { from[j * stride + k] } else { -1.0 };
+                        assert_eq!(
+                            got, want,
+                            "{isa:?} width {width} depth {depth} valid {valid} stride {stride} at {i}"
+                        );
+                    }
+                }
+            }
+        }
+    }
 }

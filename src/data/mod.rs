@@ -239,9 +239,14 @@ impl ImageSet {
         counts
     }
 
-    /// A checksum (CRC-32) of every size, label and pixel in order: tells whether two sets are the same.
+    /// A checksum (CRC-32) of the class names and of every size, label and pixel in order: it tells a set that was
+    /// changed by accident from the one before.
     pub fn checksum(&self) -> u32 {
         let mut crc = crc32fast::Hasher::new();
+        for name in self.class_names() {
+            crc.update(name.as_bytes());
+            crc.update(&[0]);
+        }
         for i in 0..self.len() {
             let (h, w, pixels) = self.image(i);
             crc.update(&(h as u64).to_le_bytes());

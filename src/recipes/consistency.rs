@@ -205,7 +205,8 @@ impl Recipe for Config {
         let train = all.slice(0..trained)?;
         let validation = all.slice(first..all.len())?;
         plan(&train, self.batch_size, Shuffle::Window(self.shuffle_buffer), seed)?;
-        let corrupted = corrupted(sources, &test, self.limit_corrupted.or(self.limit_test))?;
+        let limit = [self.limit_corrupted, self.limit_test].into_iter().flatten().min();
+        let corrupted = corrupted(sources, &test, limit)?;
         Ok(Data { train, validation, test, corrupted })
     }
 

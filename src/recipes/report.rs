@@ -4,6 +4,7 @@ use super::{Recipe, resize};
 use crate::Result;
 use crate::augment::Pipeline;
 use crate::data::ImageSet;
+use crate::train::history::{self, RunHistory};
 use crate::train::plot::{Series, Tile, image_grid, line_chart, side_by_side};
 use crate::train::{EpochRecord, Robustness, RunRecord, Session, loader};
 use serde::Serialize;
@@ -52,11 +53,14 @@ impl Report {
         }
     }
 
-    /// Writes `report.json` and `curves.png` into `folder`.
+    /// Writes `report.json`, `history.json`, `history.csv` and `curves.png` into `folder`.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
+        let histories: Vec<_> =
+            self.runs.iter().map(|run| RunHistory { name: &run.name, history: &run.history }).collect();
+        history::write(folder, &histories)?;
         curves(&self.procedure, &self.runs)?.write_png(folder.join("curves.png"))?;
         crate::fs::write_json(folder.join("report.json"), self)
     }

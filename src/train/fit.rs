@@ -294,14 +294,15 @@ impl Running {
             let result = prepare(session, fit, self.progress.steps)
                 .and_then(|statistics| Ok((statistics, validate(session, fit.params)?)));
             let last = self.progress.epoch + 1 == fit.epochs || fit.max_steps == Some(self.progress.steps);
-            let result = match result {
-                Ok((statistics, result)) if last || fit.early_stopping.is_some() => {
-                    self.validated = Some((Rc::new(fit.params.snapshot()?), statistics));
-                    Ok(result)
-                }
-                other => other.map(|(_, result)| result),
-            };
+            let keep = result.is_ok() && (last || fit.early_stopping.is_some());
+            let weights = keep.then(|| fit.params.snapshot()).transpose();
+            // Whatever failed: training's own weights first.
             fit.params.restore(live)?;
+            let weights = weights?;
+            let result = result.map(|(statistics, result)| {
+                self.validated = weights.map(|weights| (Rc::new(weights), statistics));
+                result
+            });
             if result.is_err() {
                 // Interrupted while validating: the epoch is trained, and resuming validates again.
                 self.save(session, fit)?;
@@ -405,7 +406,11 @@ fn prepare(session: &mut Session, fit: &Fit, steps: u64) -> Result<String> {
         return Ok("moving averages".into());
     }
     recompute_statistics(session, fit.params, fit.forward, fit.loader, fit.keras)?;
-    let why = if averaged { "the weights are averages".to_string() } else { format!("only {steps} steps were taken") };
+    let why = if averaged {
+        "the weights are averages".to_string()
+    } else {
+        format!("only {steps} {} taken", if steps == 1 { "step was" } else { "steps were" })
+    };
     Ok(format!("recomputed over {} training images, because {why}", fit.loader.set().len()))
 }
 

@@ -113,7 +113,8 @@ struct State {
     seed: u64,
     /// What the procedure was started with; resuming continues with exactly this.
     config: Value,
-    /// Checksums of the images, by their role.
+    /// Checksums of the images, by their role. Not in the checkpoints of earlier versions.
+    #[serde(default)]
     data: Vec<(String, u32)>,
     finished: Vec<RunRecord>,
     progress: Option<Progress>,
@@ -240,8 +241,8 @@ impl Session {
         self.state.peak_memory_bytes.max(self.device.memory().peak_bytes)
     }
 
-    /// Remembers the images that the procedure works on; a resumed session refuses others, whose runs could not be
-    /// compared with those before.
+    /// Remembers the checksums of image sets that the procedure works on; a resumed session refuses others, whose runs
+    /// could not be compared with those before.
     ///
     /// # Errors
     /// When the session was started with other images.
@@ -258,7 +259,7 @@ impl Session {
                     format_args!("{role} images"),
                     format_args!("those the session was started with (checksum {before:08x})"),
                     format_args!("others (checksum {now:08x})"),
-                    "bring the data folder back to what it was, or start again with another --out",
+                    "bring the data set's folder back to what it was, or start again with another --out",
                 ));
             }
         }

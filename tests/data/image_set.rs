@@ -179,3 +179,17 @@ fn folders_of_one_size_and_of_many() {
     assert_error(set.copy_batch(&[0], &mut batch), &["images of one size", "resize or crop"]);
     assert_eq!(set.slice(0..2).unwrap().uniform_size(), Some((3, 4)), "a subset of one size");
 }
+
+#[test]
+fn a_checksum_tells_order_labels_sizes_and_pixels() {
+    let set = |h: usize, pixels: &[u8], labels: &[i32]| {
+        ImageSet::from_arrays("set", pixels.to_vec(), [2, h, 2 / h, 3], labels, &NAMES).unwrap()
+    };
+    let (first, second) = ([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
+    let original = set(1, &[first, second].concat(), &[0, 1]).checksum();
+    assert_eq!(set(1, &[first, second].concat(), &[0, 1]).checksum(), original);
+    assert_ne!(set(1, &[second, first].concat(), &[1, 0]).checksum(), original, "order");
+    assert_ne!(set(1, &[first, second].concat(), &[1, 0]).checksum(), original, "labels");
+    assert_ne!(set(2, &[first, second].concat(), &[0, 1]).checksum(), original, "size");
+    assert_ne!(set(1, &[first, first].concat(), &[0, 1]).checksum(), original, "pixels");
+}

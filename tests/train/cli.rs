@@ -53,6 +53,7 @@ fn wrong_flags_are_usage_errors() {
         }
     }
     refused("randaugment", &["--epochs", "4294967296"], 2, &["--epochs", "4294967296"]);
+    refused("randaugment", &["--threads", "1025"], 2, &["--threads", "1024"]);
     refused("fixres", &["--test-size", "0"], 2, &["--test-size"]);
     refused("fixres", &["--test-size", "16"], 2, &["test_size", "32 to 4096", "--test-size"]);
     refused("randaugment", &["--image-size", "16"], 2, &["image_size", "--image-size"]);
@@ -107,10 +108,13 @@ fn an_output_folder_is_kept_unless_told_otherwise_and_can_be_resumed() {
 
     refused("randaugment", &flags, 1, &["not empty", "--resume", "--overwrite"]);
     // A finished procedure writes its report again.
-    fs::remove_file(out.join("report.json")).unwrap();
+    for name in ["report.json", "history.csv", "history.json"] {
+        fs::remove_file(out.join(name)).unwrap();
+    }
     let again = output("randaugment", &["--resume", out.to_str().unwrap()]);
     assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(report()["runs"], before["runs"]);
+    assert!(fs::read_to_string(out.join("history.csv")).unwrap().contains("rand_augment,1,"));
     refused("fixres", &["--resume", out.to_str().unwrap()], 1, &["procedure", "expected fixres, got randaugment"]);
 
     fs::write(out.join("notes.txt"), "mine").unwrap();

@@ -105,6 +105,49 @@ fn a_run_that_stopped_early_does_not_train_on_when_its_scoring_was_interrupted()
     assert_same("interrupted while scored", &got, &want);
 }
 
+/// The last epoch's validated weights are scored as they are; a resumed run prepares them again.
+#[test]
+fn a_run_that_is_resumed_before_its_scoring_scores_the_same_weights() {
+    let stopping = |monitor, patience| {
+        Some((
+            if monitor == Monitor::Min { "val_loss" } else { "val_accuracy" },
+            EarlyStopping::new(monitor, patience, true),
+        ))
+    };
+    let setups = [
+        ("plain", Setup::default()),
+        ("moving averages", Setup { recompute_short: false, ..Setup::default() }),
+        ("average", Setup { swa: Some((3, 1)), ..Setup::default() }),
+        (
+            "Keras 2, average, early stopping",
+            Setup {
+                keras: KerasVersion::V2,
+                swa: Some((3, 1)),
+                early_stopping: stopping(Monitor::Min, 9),
+                ..Setup::default()
+            },
+        ),
+        (
+            "Keras 3, average, early stopping",
+            Setup { swa: Some((3, 1)), early_stopping: stopping(Monitor::Max, 9), ..Setup::default() },
+        ),
+        (
+            "average, an end inside an epoch",
+            Setup { swa: Some((3, 1)), max_steps: Some(STEPS + 2), ..Setup::default() },
+        ),
+        ("no validation", Setup { swa: Some((3, 1)), validates: false, ..Setup::default() }),
+    ];
+    for (what, setup) in setups {
+        let want = whole(&setup, 2);
+        let folder = tempfile::tempdir().unwrap();
+        let interrupted = Setup { stop_in_finish: true, ..setup.clone() };
+        train(&mut new_session(folder.path(), 2), "run", &interrupted).unwrap_err();
+        let got = train(&mut resumed(folder.path(), 1), "run", &setup).unwrap();
+        assert_eq!(got.steps_seen, 0, "{what}");
+        assert_same(what, &got, &want);
+    }
+}
+
 #[test]
 fn a_finished_run_is_not_trained_again_and_its_weights_are_loaded() {
     let folder = tempfile::tempdir().unwrap();

@@ -81,6 +81,20 @@ fn a_folder_that_cannot_be_made_is_an_error_that_names_it() {
 }
 
 #[test]
+fn other_images_than_those_of_the_start_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = |seed| warpsmith::data::synthetic::images(6, 3, 8, 8, seed).unwrap();
+    let mut session = new_session(folder.path(), 1);
+    session.check_data(&[("training", &set(1)), ("test", &set(2))]).unwrap();
+    // Interrupted in its first epoch.
+    train(&mut session, "run", &Setup { stop_after_steps: Some(1), ..Default::default() }).unwrap_err();
+    let mut session = resumed(folder.path(), 1);
+    session.check_data(&[("training", &set(1)), ("test", &set(2))]).unwrap();
+    let error = session.check_data(&[("training", &set(1)), ("test", &set(3))]).unwrap_err().to_string();
+    assert!(error.contains("test images") && error.contains("checksum"), "{error}");
+}
+
+#[test]
 fn nothing_temporary_is_left() {
     let folder = tempfile::tempdir().unwrap();
     train(&mut new_session(folder.path(), 2), "run", &Setup::default()).unwrap();
