@@ -7,6 +7,8 @@
 //! There is one launcher module per file of `kernels/`, usable without the rest of the crate: safe functions over
 //! cudarc buffers and views that check what the kernel requires and queue it on a stream, named last. What a function
 //! computes is said once, at its host twin in [`cpu`](crate::cpu).
+//!
+//! Buffers of bf16 are `CudaSlice<half::bf16>`; to allocate them with cudarc's functions enable its feature `f16`.
 
 pub mod adam;
 pub mod batch_norm;
