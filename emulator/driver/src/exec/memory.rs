@@ -165,26 +165,36 @@ pub fn request(
     (Request { space, view, at, stride, mask: mine, bytes, dense }, rest)
 }
 
-/// Whether `len` state bytes at `p` all have the bits that `reads` asks for.
+/// Whether the state bytes of a warp's request for `bytes` bytes a lane, side by side from `p` on, all have the bits that
+/// `reads` asks for.
 ///
 /// # Safety
-/// `p .. p+len` must lie inside a state mapping.
+/// `32 · bytes` bytes from `p` on must lie inside a state mapping.
 #[inline(always)]
-unsafe fn ready(p: *const u8, len: usize, reads: bool) -> bool {
+unsafe fn ready(p: *const u8, bytes: usize, reads: bool) -> bool {
     // SAFETY: the caller vouches for the range; other threads may write it, which can only change a verdict about a
     // program that races with itself.
-    let s = unsafe { std::slice::from_raw_parts(p, len) };
-    let mut bad = 0;
-    if reads {
-        for &b in s {
-            bad |= (b ^ READY) & (READY | PENDING);
-        }
-    } else {
-        for &b in s {
-            bad |= (b ^ LIVE) & (LIVE | PENDING);
+    let s = unsafe { std::slice::from_raw_parts(p, bytes * LANES) };
+    let want = if reads { READY } else { LIVE };
+    let mut differs = [0; LANES];
+    for piece in s.chunks_exact(LANES) {
+        for i in 0..LANES {
+            differs[i] |= piece[i] ^ want;
         }
     }
-    bad == 0
+    differs.iter().fold(0, |all, d| all | d) & (want | PENDING) == 0
+}
+
+/// Sets the same states to `READY`.
+///
+/// # Safety
+/// As for `ready`.
+#[inline(always)]
+unsafe fn set_ready(p: *mut u8, bytes: usize) {
+    for i in 0..bytes {
+        // SAFETY: the caller vouches for the range.
+        unsafe { p.add(i * LANES).cast::<[u8; LANES]>().write([READY; LANES]) }
+    }
 }
 
 /// Checks every byte of a request. Faults stop the kernel; softer findings are noted and the access goes on.
@@ -204,7 +214,7 @@ pub fn check(
         let inside = r.at[0] < r.view.size && total <= r.view.size - r.at[0] && r.at[0] & (bytes - 1) == 0;
         let state = |at: u64| {
             // SAFETY: called only for ranges inside the view, of which every byte has a state.
-            unsafe { ready(r.view.state.add(at as usize), total as usize, intent.reads()) }
+            unsafe { ready(r.view.state.add(at as usize), bytes as usize, intent.reads()) }
         };
         if inside && (!cx.checks.memory || state(r.at[0])) {
             return Ok(());
@@ -294,16 +304,13 @@ pub unsafe fn fill_small(to: *mut u8, value: u8, n: usize) {
 /// Asks the host for the memory that this operation will touch two rounds from now, if it goes on in even steps: a warp
 /// runs many rounds of a grid-stride loop in a row, whose steps are too long for the prefetchers of the host.
 #[inline(always)]
-fn look_ahead(cx: &mut Cx, pc: usize, r: &Request) {
-    if !r.dense || r.space != Space::Global {
-        return;
-    }
-    let last = std::mem::replace(&mut cx.last[pc], r.at[0]);
-    let step = r.at[0].wrapping_sub(last);
-    let next = r.at[0].wrapping_add(step.wrapping_mul(2));
-    let bytes = r.bytes as usize * LANES;
+fn look_ahead(cx: &mut Cx, pc: usize, first: u64, bytes: usize) {
+    let last = std::mem::replace(&mut cx.last[pc], first);
+    let step = first.wrapping_sub(last);
+    let next = first.wrapping_add(step.wrapping_mul(2));
+    let (size, bytes) = (cx.global.size, bytes * LANES);
     // The prefetchers of the host see short steps themselves.
-    if step.wrapping_add(2048) <= 4096 || next >= r.view.size || bytes as u64 > r.view.size - next {
+    if step.wrapping_add(2048) <= 4096 || next >= size || bytes as u64 > size - next {
         return;
     }
     let at = next as usize;
@@ -314,9 +321,9 @@ fn look_ahead(cx: &mut Cx, pc: usize, r: &Request) {
             i += 64;
         }
     };
-    lines(r.view.data.wrapping_add(at), bytes);
+    lines(cx.global.data.wrapping_add(at), bytes);
     if cx.checks.memory {
-        lines(r.view.state.wrapping_add(at), bytes);
+        lines(cx.global.state.wrapping_add(at), bytes);
     }
     if cx.checks.count {
         prefetch(cx.touched.wrapping_add(at / 16).cast());
@@ -524,59 +531,101 @@ pub fn count(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
 
 #[inline(always)]
 fn count_global(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
-    let (epoch, touched, alone) = (cx.epoch, cx.touched, cx.alone);
-    let mut fresh = 0;
-    let mut stamp = |sector: u64| {
-        // SAFETY: `check` found the request inside the arena, and there are two stamps per sector of it. The stamp is
-        // atomic because blocks run on several threads and each first touch must count once.
-        let s = unsafe { &*touched.add(2 * sector as usize + write as usize).cast::<std::sync::atomic::AtomicU32>() };
-        use std::sync::atomic::Ordering::Relaxed;
-        // A lone worker saves the locked exchange, which costs more than all the rest.
-        if s.load(Relaxed) == epoch {
-            return;
-        }
-        if alone {
-            s.store(epoch, Relaxed);
-            fresh += 1;
-        } else {
-            fresh += u64::from(s.swap(epoch, Relaxed) != epoch);
-        }
-    };
-    let bytes = u64::from(r.bytes);
-    let sectors;
     if r.dense {
-        let (first, last) = (r.at[0] / 32, (r.at[0] + bytes * LANES as u64 - 1) / 32);
-        sectors = last - first + 1;
-        for s in first..=last {
-            stamp(s);
-        }
-    } else {
-        // Distinct sectors; a request has at most 32 lanes of at most 16 bytes, which never straddle a sector. Addresses
-        // mostly ascend: one beyond the highest so far needs no search.
-        let mut seen = [u64::MAX; LANES];
-        let mut n = 0;
-        let mut highest = 0;
-        for lane in lanes(r.mask) {
-            let s = r.at[lane] / 32;
-            if n > 0 && (seen[n - 1] == s || (s <= highest && seen[..n].contains(&s))) {
-                continue;
-            }
-            seen[n] = s;
-            n += 1;
-            highest = highest.max(s);
-            stamp(s);
-        }
-        sectors = n as u64;
+        return count_dense(cx, pc, r.at[0], u64::from(r.bytes), write);
     }
-    let lanes = u64::from(r.mask.count_ones());
+    // Distinct sectors; a request has at most 32 lanes of at most 16 bytes, which never straddle a sector. Addresses
+    // mostly ascend: one beyond the highest so far needs no search.
+    let mut seen = [u64::MAX; LANES];
+    let mut n = 0;
+    let mut highest = 0;
+    let mut fresh = 0;
+    for lane in lanes(r.mask) {
+        let s = r.at[lane] / 32;
+        if n > 0 && (seen[n - 1] == s || (s <= highest && seen[..n].contains(&s))) {
+            continue;
+        }
+        seen[n] = s;
+        n += 1;
+        highest = highest.max(s);
+        fresh += stamp(cx, s, write);
+    }
+    let bytes = u64::from(r.mask.count_ones()) * u64::from(r.bytes);
+    note_global(cx, pc, n as u64, bytes, fresh, write);
+}
+
+/// Counts a request whose lanes lie side by side.
+#[inline(always)]
+fn count_dense(cx: &mut Cx, pc: usize, first: u64, bytes: u64, write: bool) {
+    let total = bytes * LANES as u64;
+    let (from, to) = (first / 32, (first + total - 1) / 32);
+    let mut fresh = 0;
+    for s in from..=to {
+        fresh += stamp(cx, s, write);
+    }
+    note_global(cx, pc, to - from + 1, total, fresh, write);
+}
+
+/// Stamps a sector with this launch; 1 if it is the first touch.
+#[inline(always)]
+fn stamp(cx: &Cx, sector: u64, write: bool) -> u64 {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    // SAFETY: `check` found the request inside the arena, and there are two stamps per sector of it. The stamp is
+    // atomic because blocks run on several threads and each first touch must count once.
+    let s = unsafe { &*cx.touched.add(2 * sector as usize + write as usize).cast::<AtomicU32>() };
+    if s.load(Relaxed) == cx.epoch {
+        return 0;
+    }
+    if cx.alone {
+        // A lone worker saves the locked exchange, which costs more than all the rest.
+        s.store(cx.epoch, Relaxed);
+        return 1;
+    }
+    u64::from(s.swap(cx.epoch, Relaxed) != cx.epoch)
+}
+
+#[inline(always)]
+fn note_global(cx: &mut Cx, pc: usize, sectors: u64, bytes: u64, fresh: u64, write: bool) {
     let site = &mut cx.sites[pc];
     site.requests += 1;
     site.sectors += sectors;
-    site.bytes += lanes * bytes;
+    site.bytes += bytes;
     if write {
         cx.unique_write += fresh;
     } else {
         cx.unique_read += fresh;
+    }
+}
+
+/// Offset of the first lane in device memory, if a warp in step asks for pieces that lie side by side and nothing is
+/// wrong with any of them: most traffic of most kernels. Anything else, findings included, takes the general way.
+#[inline(always)]
+fn side_by_side(cx: &Cx, warp: &Warp, a: &Access, bytes: u64, mask: u32, intent: Intent) -> Option<usize> {
+    let whole = a.elem >= 4 && a.regs.iter().all(|r| r.at != NONE && r.wide == (a.elem == 8));
+    if mask != ALL || a.space != Space::Global || !a.addr.wide || cx.checks.races || !whole {
+        return None;
+    }
+    let row = warp.regs.row64(a.addr.at);
+    let mut differs = 0;
+    for i in 0..LANES {
+        differs |= row[i].wrapping_sub(row[0]) ^ (i as u64 * bytes);
+    }
+    let at = row[0].wrapping_add(a.offset as u64).wrapping_sub(cx.global.base);
+    let total = bytes * LANES as u64;
+    if differs != 0 || at & (bytes - 1) != 0 || at >= cx.global.size || total > cx.global.size - at {
+        return None;
+    }
+    // SAFETY: the range was just found inside the view, of which every byte has a state.
+    let sound = || unsafe { ready(cx.global.state.add(at as usize), bytes as usize, intent.reads()) };
+    (!cx.checks.memory || sound()).then_some(at as usize)
+}
+
+/// The counting and the hints of a request that `side_by_side` accepted.
+#[inline(always)]
+fn account_dense(cx: &mut Cx, pc: usize, at: usize, bytes: u64, write: bool) {
+    look_ahead(cx, pc, at as u64, bytes as usize);
+    if cx.checks.count {
+        count_dense(cx, pc, at as u64, bytes, write);
     }
 }
 
@@ -629,6 +678,42 @@ fn conflicts(at: &[u64; LANES], mask: u32, shift: u32) -> u64 {
         waves += u64::from(most);
     }
     waves
+}
+
+/// Fills a row from every `step` bytes.
+///
+/// # Safety
+/// An element must be readable at each place.
+#[inline(always)]
+unsafe fn gather<T: Copy>(p: *const u8, step: usize, row: &mut [T; LANES]) {
+    // SAFETY: the caller vouches for the places; with this step they are one piece.
+    unsafe {
+        if step == size_of::<T>() {
+            *row = p.cast::<[T; LANES]>().read_unaligned();
+        } else {
+            for i in 0..LANES {
+                row[i] = p.add(i * step).cast::<T>().read_unaligned();
+            }
+        }
+    }
+}
+
+/// Writes a row to every `step` bytes.
+///
+/// # Safety
+/// An element must be writable at each place.
+#[inline(always)]
+unsafe fn scatter<T: Copy>(p: *mut u8, step: usize, row: &[T; LANES]) {
+    // SAFETY: the caller vouches for the places; with this step they are one piece.
+    unsafe {
+        if step == size_of::<T>() {
+            p.cast::<[T; LANES]>().write_unaligned(*row);
+        } else {
+            for i in 0..LANES {
+                p.add(i * step).cast::<T>().write_unaligned(row[i]);
+            }
+        }
+    }
 }
 
 /// Reads element `e` of every lane into a row.
@@ -727,7 +812,7 @@ pub fn mark_written(r: &Request) {
     // SAFETY: `check` accepted the request, so the state bytes of every active lane exist.
     unsafe {
         if r.dense {
-            std::ptr::write_bytes(r.view.state.add(r.at[0] as usize), READY, r.bytes as usize * LANES);
+            set_ready(r.view.state.add(r.at[0] as usize), r.bytes as usize);
         } else {
             for lane in lanes(r.mask) {
                 fill_small(r.view.state.add(r.offset(lane)), READY, r.bytes as usize);
@@ -739,13 +824,30 @@ pub fn mark_written(r: &Request) {
 /// A load.
 #[inline(always)]
 pub fn ld(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize, mask: u32) -> Result<(), Stop> {
-    let addr = addresses(&warp.regs, a.addr, a.offset);
     let bytes = a.elem * a.regs.len() as u32;
+    if let Some(at) = side_by_side(cx, warp, a, u64::from(bytes), mask, Intent::Read) {
+        account_dense(cx, pc, at, u64::from(bytes), false);
+        for (e, dst) in a.regs.iter().enumerate() {
+            // SAFETY: `side_by_side` found `bytes` bytes for each lane from `at` on; the element is one of them.
+            unsafe {
+                let p = cx.global.data.add(at + e * a.elem as usize);
+                if a.elem == 8 {
+                    gather(p, bytes as usize, warp.regs.row64_mut(dst.at));
+                } else {
+                    gather(p, bytes as usize, warp.regs.row_mut(dst.at));
+                }
+            }
+        }
+        return Ok(());
+    }
+    let addr = addresses(&warp.regs, a.addr, a.offset);
     let mut left = mask;
     while left != 0 {
         let (r, rest) = request(cx, block, warp, a.space, &addr, left, bytes);
         left = rest;
-        look_ahead(cx, pc, &r);
+        if r.dense && r.space == Space::Global {
+            look_ahead(cx, pc, r.at[0], r.bytes as usize);
+        }
         check(cx, block, warp, pc, &r, Intent::Read, a.used)?;
         count(cx, pc, &r, false);
         if cx.checks.races {
@@ -812,13 +914,33 @@ fn clash(cx: &mut Cx, block: &Block, warp: &Warp, a: &Access, pc: usize, r: &Req
 /// A store.
 #[inline(always)]
 pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize, mask: u32) -> Result<(), Stop> {
-    let addr = addresses(&warp.regs, a.addr, a.offset);
     let bytes = a.elem * a.regs.len() as u32;
+    if let Some(at) = side_by_side(cx, warp, a, u64::from(bytes), mask, Intent::Write) {
+        account_dense(cx, pc, at, u64::from(bytes), true);
+        for (e, src) in a.regs.iter().enumerate() {
+            // SAFETY: `side_by_side` found `bytes` bytes for each lane from `at` on; the element is one of them.
+            unsafe {
+                let p = cx.global.data.add(at + e * a.elem as usize);
+                if a.elem == 8 {
+                    scatter(p, bytes as usize, warp.regs.row64(src.at));
+                } else {
+                    scatter(p, bytes as usize, warp.regs.row(src.at));
+                }
+            }
+        }
+        // SAFETY: the states of the bytes that were just written.
+        unsafe { set_ready(cx.global.state.add(at), bytes as usize) }
+        cx.progress = true;
+        return Ok(());
+    }
+    let addr = addresses(&warp.regs, a.addr, a.offset);
     let mut left = mask;
     while left != 0 {
         let (r, rest) = request(cx, block, warp, a.space, &addr, left, bytes);
         left = rest;
-        look_ahead(cx, pc, &r);
+        if r.dense && r.space == Space::Global {
+            look_ahead(cx, pc, r.at[0], r.bytes as usize);
+        }
         check(cx, block, warp, pc, &r, Intent::Write, u32::MAX)?;
         count(cx, pc, &r, true);
         if cx.checks.races {
