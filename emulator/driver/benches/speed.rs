@@ -1,5 +1,6 @@
 //! Speed of the interpreter on one thread, in processor time: ALU warp-instructions, `mma.sync`, a coalesced axpy, a pipelined product.
-//! `cargo bench -p warpsmith-emulator-driver`.
+//! `cargo bench -p warpsmith-emulator-driver`; words after `--` keep the lines whose label holds them all
+//! (`-- Avx512 memory axpy`), which is what a profiler wants to see alone.
 
 use warpsmith_emulator_driver::engine::{Device, Settings};
 use warpsmith_emulator_driver::exec::alu::Level;
@@ -17,6 +18,7 @@ fn cpu_seconds() -> f64 {
 }
 
 fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let mut levels = vec![Level::Base];
     if Level::detect() != Level::Base {
         levels.push(Level::Avx2);
@@ -65,20 +67,34 @@ fn main() {
                 (best, outcome)
             };
             let total = |o: &Outcome| o.sites.iter().map(|s| s.hits).sum::<u64>() as f64;
-            let (t, o) = time("alu_chain", [8, 1, 1], 128, &[out, 4096], &[8, 4]);
-            let alu = total(&o) / t * 1e-6;
-            let (t, _) = time("mma_chain", [4, 1, 1], 128, &[out, 1024], &[8, 4]);
-            let mma = 16.0 * 1024.0 * 4.0 * 4096.0 / t * 1e-9;
-            let args = [x, y, u64::from(1f32.to_bits()), n as u64];
-            let (t, o) = time("axpy", [64, 1, 1], 256, &args, &[8, 8, 4, 4]);
-            let axpy = total(&o) / t * 1e-6;
-            let args = [a, b, c, 256, 256, 512];
-            let (t, _) = time("gemm_bf16_pipeline", [4, 4, 1], 128, &args, &[8, 8, 8, 4, 4, 4]);
-            let gemm = 2.0 * 256.0 * 256.0 * 512.0 / t * 1e-9;
-            println!(
-                "{level:?} checks {label}: {alu:.0} M ALU warp-instructions/s, mma {mma:.1} GFLOP/s, axpy {axpy:.0} M \
-                 warp-instructions/s, gemm_bf16_pipeline {gemm:.1} GFLOP/s"
-            );
+            let wanted = |kernel: &str| {
+                let label = format!("{level:?} {label} {kernel}");
+                words.iter().all(|w| label.contains(w.as_str()))
+            };
+            let show = |kernel: &str, value: f64, unit: &str| {
+                println!("{level:?}, checks {label}: {kernel} {value:.1} {unit}");
+            };
+            if wanted("alu_chain") {
+                let (t, o) = time("alu_chain", [8, 1, 1], 128, &[out, 4096], &[8, 4]);
+                show("alu_chain", total(&o) / t * 1e-6, "M warp-instructions/s");
+            }
+            if wanted("mma_chain") {
+                let (t, _) = time("mma_chain", [4, 1, 1], 128, &[out, 1024], &[8, 4]);
+                show("mma_chain", 16.0 * 1024.0 * 4.0 * 4096.0 / t * 1e-9, "GFLOP/s");
+            }
+            // The small vectors fit the host's caches, the large ones do not.
+            for (name, n) in [("axpy-16K", 1 << 14), ("axpy-1M", n)] {
+                if wanted(name) {
+                    let args = [x, y, u64::from(1f32.to_bits()), n as u64];
+                    let (t, o) = time("axpy", [n as u32 >> 14, 1, 1], 256, &args, &[8, 8, 4, 4]);
+                    show(name, total(&o) / t * 1e-6, "M warp-instructions/s");
+                }
+            }
+            if wanted("gemm_bf16_pipeline") {
+                let args = [a, b, c, 256, 256, 512];
+                let (t, _) = time("gemm_bf16_pipeline", [4, 4, 1], 128, &args, &[8, 8, 8, 4, 4, 4]);
+                show("gemm_bf16_pipeline", 2.0 * 256.0 * 256.0 * 512.0 / t * 1e-9, "GFLOP/s");
+            }
         }
     }
 }

@@ -25,6 +25,12 @@ pub const MAX_BLOCKS: u64 = 1 << 20;
 /// Launches before the records must be forgotten.
 pub const MAX_LAUNCH: u32 = 1 << 12;
 
+/// Parts of a packed record.
+const LAUNCH: u64 = 0xfff << 52;
+const THREAD: u64 = 0xf_ffff << 32 | 0x3ff << 22;
+const LANE: u64 = 31 << 22;
+const BYTES: u64 = 15;
+
 #[derive(Clone, Copy)]
 struct Record {
     launch: u32,
@@ -60,68 +66,105 @@ impl Record {
     }
 }
 
-/// Whether the access in `old` comes before what this thread does now.
-fn ordered(block: &Block, warp: &Warp, lane: u32, old: &Record) -> bool {
+/// Whether the access in `old` comes before what any lane of this warp does now.
+fn ordered(block: &Block, warp: &Warp, old: &Record) -> bool {
     if old.block != block.number {
         return block.seen.get(&old.block).is_some_and(|c| c[old.warp as usize] >= old.clock);
     }
     if old.warp == warp.id {
-        return old.lane == lane || warp.clock[warp.id as usize] > old.clock;
+        return warp.clock[warp.id as usize] > old.clock;
     }
     warp.clock[old.warp as usize] >= old.clock
 }
 
 /// Checks and records one request.
 pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Request, intent: Intent, strong: bool) {
-    let (base, shared) = match r.space {
-        Space::Global => (cx.race, false),
-        Space::Shared => (block.shared_race.as_mut_ptr(), true),
+    let base = match r.space {
+        Space::Global => cx.race,
+        Space::Shared => block.shared_race.as_mut_ptr(),
         _ => return,
     };
     if u64::from(block.number) >= MAX_BLOCKS {
         return;
     }
     let writes = matches!(intent, Intent::Write | Intent::Atomic | Intent::CopyWrite);
-    let words = (r.bytes as u64).div_ceil(4);
-    let byte_mask = |at: u64| if r.bytes >= 4 { 15 } else { ((1u32 << r.bytes) - 1) << (at & 3) };
     // First all lanes are checked, then all are recorded: lanes of one instruction do not race with each other. What raced
     // is recorded too: the next thread may race with it at another place.
-    'check: for lane in lanes(r.mask) {
-        for w in 0..words {
+    if writes {
+        check::<3>(cx, block, warp, pc, r, intent, strong, base);
+    } else {
+        check::<1>(cx, block, warp, pc, r, intent, strong, base);
+    }
+    let me = Record {
+        launch: cx.launch_tag,
+        block: block.number,
+        warp: warp.id,
+        lane: 0,
+        clock: warp.clock[warp.id as usize],
+        strong,
+        bytes: 0,
+    }
+    .pack();
+    for lane in lanes(r.mask) {
+        let me = me | (lane as u64) << LANE.trailing_zeros() | u64::from(byte_mask(r, lane));
+        for w in 0..words(r) {
+            // SAFETY: as in `check`.
+            let slots = unsafe { slots(base, r.at[lane] / 4 + w) };
+            record(slots, me, writes);
+        }
+    }
+}
+
+/// Words of a lane.
+#[inline(always)]
+fn words(r: &Request) -> u64 {
+    u64::from(r.bytes).div_ceil(4)
+}
+
+/// Bytes of its words that a lane touches.
+#[inline(always)]
+fn byte_mask(r: &Request, lane: usize) -> u32 {
+    if r.bytes >= 4 { 15 } else { ((1u32 << r.bytes) - 1) << (r.at[lane] & 3) }
+}
+
+/// Looks for a conflict with the first `SLOTS` records of the words of a request: a read only conflicts with the writer.
+fn check<const SLOTS: usize>(
+    cx: &mut Cx,
+    block: &Block,
+    warp: &Warp,
+    pc: usize,
+    r: &Request,
+    intent: Intent,
+    strong: bool,
+    base: *mut u64,
+) {
+    let shared = r.space == Space::Shared;
+    // Words that are accessed together were mostly written together: records differ in nothing but the lane. The last
+    // one that no lane of this warp can conflict with, without its lane, vouches for all that look the same.
+    let mut harmless = [0; SLOTS];
+    for lane in lanes(r.mask) {
+        for w in 0..words(r) {
             let word = r.at[lane] / 4 + w;
             // SAFETY: `memory::check` found the bytes inside the view, and there are three records per word of it.
             let slots = unsafe { slots(base, word) };
-            let tests = if writes { &slots[..] } else { &slots[..1] };
-            for (i, slot) in tests.iter().enumerate() {
-                let old = Record::unpack(slot.load(Relaxed));
-                let same_launch =
-                    old.bytes != 0 && old.launch == cx.launch_tag && (!shared || old.block == block.number);
-                if !same_launch
-                    || old.bytes & byte_mask(r.at[lane]) == 0
-                    || (old.strong && strong)
-                    || ordered(block, warp, lane as u32, &old)
-                {
+            for i in 0..SLOTS {
+                let raw = slots[i].load(Relaxed);
+                if raw & BYTES == 0 || raw & !LANE == harmless[i] {
+                    continue;
+                }
+                let old = Record::unpack(raw);
+                let same_launch = old.launch == cx.launch_tag && (!shared || old.block == block.number);
+                if !same_launch || (old.strong && strong) || ordered(block, warp, &old) {
+                    harmless[i] = raw & !LANE;
+                    continue;
+                }
+                let same_thread = (old.block, old.warp, old.lane) == (block.number, warp.id, lane as u32);
+                if same_thread || old.bytes & byte_mask(r, lane) == 0 {
                     continue;
                 }
                 conflict(cx, block, warp, pc, lane, r, 4 * word, intent, &old, i == 0, shared);
-                break 'check;
+                return;
             }
-        }
-    }
-    for lane in lanes(r.mask) {
-        let me = Record {
-            launch: cx.launch_tag,
-            block: block.number,
-            warp: warp.id,
-            lane: lane as u32,
-            clock: warp.clock[warp.id as usize],
-            strong,
-            bytes: byte_mask(r.at[lane]),
-        };
-        for w in 0..words {
-            // SAFETY: as above.
-            let slots = unsafe { slots(base, r.at[lane] / 4 + w) };
-            record(slots, me, writes);
         }
     }
 }
@@ -133,32 +176,23 @@ unsafe fn slots<'a>(base: *mut u64, word: u64) -> &'a [AtomicU64; 3] {
     unsafe { &*base.add(3 * word as usize).cast::<[AtomicU64; 3]>() }
 }
 
-fn record(slots: &[AtomicU64; 3], me: Record, writes: bool) {
-    let same_agent = |old: &Record| {
-        old.bytes != 0
-            && old.launch == me.launch
-            && old.block == me.block
-            && old.warp == me.warp
-            && old.lane == me.lane
-            && old.strong == me.strong
-            && old.clock == me.clock
-    };
+/// Notes a packed access in the records of a word.
+#[inline(always)]
+fn record(slots: &[AtomicU64; 3], me: u64, writes: bool) {
+    // The same thread at the same time: its bytes add up.
+    let joined = |old: u64| if (old ^ me) & !BYTES == 0 { old | me } else { me };
     if writes {
-        let old = Record::unpack(slots[0].load(Relaxed));
-        let bytes = if same_agent(&old) { old.bytes | me.bytes } else { me.bytes };
-        slots[0].store(Record { bytes, ..me }.pack(), Relaxed);
+        let whole = me & BYTES == BYTES;
+        slots[0].store(if whole { me } else { joined(slots[0].load(Relaxed)) }, Relaxed);
         return;
     }
     // Two different readers are enough to contradict any writer; the older of them makes room.
-    let first = Record::unpack(slots[1].load(Relaxed));
-    let bytes = if same_agent(&first) { first.bytes | me.bytes } else { me.bytes };
-    let different = first.launch == me.launch
-        && first.bytes != 0
-        && (first.block, first.warp, first.lane) != (me.block, me.warp, me.lane);
-    if different {
-        slots[2].store(first.pack(), Relaxed);
+    let first = slots[1].load(Relaxed);
+    let differs = first ^ me;
+    if differs & LAUNCH == 0 && first & BYTES != 0 && differs & THREAD != 0 {
+        slots[2].store(first, Relaxed);
     }
-    slots[1].store(Record { bytes, ..me }.pack(), Relaxed);
+    slots[1].store(joined(first), Relaxed);
 }
 
 #[inline(never)]

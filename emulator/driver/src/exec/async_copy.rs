@@ -72,11 +72,17 @@ pub fn issue(cx: &mut Cx, block: &mut Block, warp: &mut Warp, c: &CpAsync, pc: u
     }
     let (from, _) = memory::request(cx, block, warp, Space::Global, &src, mask, c.bytes);
     if whole != 0 {
-        let (part, _) = memory::request(cx, block, warp, Space::Global, &src, whole, c.bytes);
-        memory::check(cx, block, warp, pc, &part, Intent::CopyRead, u32::MAX)?;
-        memory::count(cx, pc, &part, false);
+        let some;
+        let part = if whole == mask {
+            &from
+        } else {
+            some = memory::request(cx, block, warp, Space::Global, &src, whole, c.bytes).0;
+            &some
+        };
+        memory::check(cx, block, warp, pc, part, Intent::CopyRead, u32::MAX)?;
+        memory::count(cx, pc, part, false);
         if cx.checks.races {
-            race::access(cx, block, warp, pc, &part, Intent::CopyRead, false);
+            race::access(cx, block, warp, pc, part, Intent::CopyRead, false);
         }
     }
     for lane in lanes(mask & !whole) {
@@ -92,16 +98,17 @@ pub fn issue(cx: &mut Cx, block: &mut Block, warp: &mut Warp, c: &CpAsync, pc: u
     if cx.checks.races {
         race::access(cx, block, warp, pc, &to, Intent::CopyWrite, false);
     }
+    warp.copies.open.reserve(LANES);
     for lane in lanes(mask) {
         let mut copy = Copy { lane: lane as u8, bytes: c.bytes as u8, dst: to.at[lane] as u32, data: [0; 16] };
         // SAFETY: both ranges were checked above; the state bytes lie beside the data.
         unsafe {
             if lengths[lane] > 0 {
                 let p = from.view.data.add(from.at[lane] as usize);
-                std::ptr::copy_nonoverlapping(p, copy.data.as_mut_ptr(), lengths[lane] as usize);
+                memory::copy_small(p, copy.data.as_mut_ptr(), lengths[lane] as usize);
             }
-            std::ptr::write_bytes(to.view.data.add(to.at[lane] as usize), 0xff, c.bytes as usize);
-            std::ptr::write_bytes(to.view.state.add(to.at[lane] as usize), LIVE | PENDING, c.bytes as usize);
+            memory::fill_small(to.view.data.add(to.at[lane] as usize), 0xff, c.bytes as usize);
+            memory::fill_small(to.view.state.add(to.at[lane] as usize), LIVE | PENDING, c.bytes as usize);
         }
         warp.copies.open.push(copy);
     }
@@ -114,8 +121,8 @@ pub fn wait(block: &mut Block, warp: &mut Warp, keep: u32, m: u32) {
     let deliver = |c: &Copy| {
         // SAFETY: the destination was checked when the copy was issued, and shared memory does not move.
         unsafe {
-            std::ptr::copy_nonoverlapping(c.data.as_ptr(), view.data.add(c.dst as usize), c.bytes as usize);
-            std::ptr::write_bytes(view.state.add(c.dst as usize), READY, c.bytes as usize);
+            memory::copy_small(c.data.as_ptr(), view.data.add(c.dst as usize), c.bytes as usize);
+            memory::fill_small(view.state.add(c.dst as usize), READY, c.bytes as usize);
         }
     };
     let copies = &mut warp.copies;
@@ -129,6 +136,15 @@ pub fn wait(block: &mut Block, warp: &mut Warp, keep: u32, m: u32) {
         });
     }
     let keep = if keep == NONE { 0 } else { keep };
+    // Whole warps, the usual case: everything but the newest groups is due.
+    if m == ALL && copies.groups.iter().all(|(owners, _)| *owners == ALL) {
+        while copies.groups.len() > keep as usize {
+            let Some((_, mut list)) = copies.groups.pop_front() else { break };
+            list.drain(..).for_each(|c| deliver(&c));
+            copies.spare.push(list);
+        }
+        return;
+    }
     // Groups are counted per lane, from the newest.
     let mut newer = [0u32; LANES];
     let mut due = vec![0u32; copies.groups.len()];

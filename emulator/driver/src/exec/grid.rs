@@ -123,7 +123,7 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
     let failed = AtomicU64::new(u64::MAX);
     let total = Mutex::new((Outcome::default(), BTreeMap::new()));
     let work = || {
-        let mut cx = context(kernel, arena, &params, spec, options);
+        let mut cx = context(kernel, arena, &params, spec, options, workers == 1);
         if coupled {
             run_coupled(&mut cx, spec, options, blocks);
         } else {
@@ -200,7 +200,14 @@ fn merge_finding(all: &mut Noted, key: (usize, Kind), order: u64, f: Finding) {
     }
 }
 
-fn context<'a>(kernel: &'a Kernel, arena: &'a Arena, params: &'a Private, spec: &Launch, options: &Options) -> Cx<'a> {
+fn context<'a>(
+    kernel: &'a Kernel,
+    arena: &'a Arena,
+    params: &'a Private,
+    spec: &Launch,
+    options: &Options,
+    alone: bool,
+) -> Cx<'a> {
     Cx {
         kernel,
         arena,
@@ -216,6 +223,8 @@ fn context<'a>(kernel: &'a Kernel, arena: &'a Arena, params: &'a Private, spec: 
         launch_tag: options.epoch % crate::check::race::MAX_LAUNCH,
         touched: arena.touched(),
         race: arena.race(),
+        last: vec![0; kernel.code.len()],
+        alone,
         published: HashMap::new(),
         findings: BTreeMap::new(),
         output: Vec::new(),

@@ -32,6 +32,12 @@ pub fn space_of(address: u64) -> Space {
     }
 }
 
+/// The number of the window that holds a generic address; all of global memory is one.
+#[inline(always)]
+fn window_of(address: u64) -> u64 {
+    (address.wrapping_sub(SHARED_WINDOW) / WINDOW).min(3)
+}
+
 /// Per-lane addresses of an operand.
 #[inline(always)]
 pub fn addresses(regs: &Regs, row: Row, offset: i64) -> [u64; LANES] {
@@ -124,11 +130,11 @@ pub fn request(
     let space = if space == Space::Generic {
         generic = true;
         let first = space_of(addr[mask.trailing_zeros() as usize & 31]);
-        for lane in lanes(mask) {
-            if space_of(addr[lane]) != first {
-                rest |= 1 << lane;
-            }
+        let window = window_of(addr[mask.trailing_zeros() as usize & 31]);
+        for i in 0..LANES {
+            rest |= u32::from(window_of(addr[i]) != window) << i;
         }
+        rest &= mask;
         mine &= !rest;
         first
     } else {
@@ -159,26 +165,36 @@ pub fn request(
     (Request { space, view, at, stride, mask: mine, bytes, dense }, rest)
 }
 
-/// Whether `len` state bytes at `p` all have the bits that `reads` asks for.
+/// Whether the state bytes of a warp's request for `bytes` bytes a lane, side by side from `p` on, all have the bits that
+/// `reads` asks for.
 ///
 /// # Safety
-/// `p .. p+len` must lie inside a state mapping.
+/// `32 · bytes` bytes from `p` on must lie inside a state mapping.
 #[inline(always)]
-unsafe fn ready(p: *const u8, len: usize, reads: bool) -> bool {
+unsafe fn ready(p: *const u8, bytes: usize, reads: bool) -> bool {
     // SAFETY: the caller vouches for the range; other threads may write it, which can only change a verdict about a
     // program that races with itself.
-    let s = unsafe { std::slice::from_raw_parts(p, len) };
-    let mut bad = 0;
-    if reads {
-        for &b in s {
-            bad |= (b ^ READY) & (READY | PENDING);
-        }
-    } else {
-        for &b in s {
-            bad |= (b ^ LIVE) & (LIVE | PENDING);
+    let s = unsafe { std::slice::from_raw_parts(p, bytes * LANES) };
+    let want = if reads { READY } else { LIVE };
+    let mut differs = [0; LANES];
+    for piece in s.chunks_exact(LANES) {
+        for i in 0..LANES {
+            differs[i] |= piece[i] ^ want;
         }
     }
-    bad == 0
+    differs.iter().fold(0, |all, d| all | d) & (want | PENDING) == 0
+}
+
+/// Sets the same states to `READY`.
+///
+/// # Safety
+/// As for `ready`.
+#[inline(always)]
+unsafe fn set_ready(p: *mut u8, bytes: usize) {
+    for i in 0..bytes {
+        // SAFETY: the caller vouches for the range.
+        unsafe { p.add(i * LANES).cast::<[u8; LANES]>().write([READY; LANES]) }
+    }
 }
 
 /// Checks every byte of a request. Faults stop the kernel; softer findings are noted and the access goes on.
@@ -198,13 +214,135 @@ pub fn check(
         let inside = r.at[0] < r.view.size && total <= r.view.size - r.at[0] && r.at[0] & (bytes - 1) == 0;
         let state = |at: u64| {
             // SAFETY: called only for ranges inside the view, of which every byte has a state.
-            unsafe { ready(r.view.state.add(at as usize), total as usize, intent.reads()) }
+            unsafe { ready(r.view.state.add(at as usize), bytes as usize, intent.reads()) }
         };
         if inside && (!cx.checks.memory || state(r.at[0])) {
             return Ok(());
         }
+    } else if (r.space != Space::Param || intent == Intent::Read) && sound(r, intent, cx.checks.memory) {
+        return Ok(());
     }
     check_lanes(cx, block, warp, pc, r, intent, used)
+}
+
+/// Whether every lane is aligned and inside the view, and every byte in the state that the intent asks for. A `false` is
+/// no verdict yet: `check_lanes` finds out what is wrong, and with which lane.
+#[inline(always)]
+fn sound(r: &Request, intent: Intent, states: bool) -> bool {
+    let bytes = u64::from(r.bytes);
+    let Some(last) = r.view.size.checked_sub(bytes) else { return false };
+    let mut bad = 0;
+    for i in 0..LANES {
+        bad |= u32::from((r.at[i] > last) | (r.at[i] & (bytes - 1) != 0)) << i;
+    }
+    if bad & r.mask != 0 {
+        return false;
+    }
+    if !states {
+        return true;
+    }
+    let want = if intent.reads() { READY } else { LIVE };
+    // All bits by which a state differs from the wanted one, over all lanes: one load a lane.
+    macro_rules! differences {
+        ($word:ty) => {{
+            let pattern = <$word>::from_ne_bytes([want; size_of::<$word>()]);
+            let mut any = 0;
+            for lane in lanes(r.mask) {
+                // SAFETY: the lane's bytes were just found inside the view, of which every byte has a state.
+                any |= unsafe { r.view.state.add(r.offset(lane)).cast::<$word>().read_unaligned() } ^ pattern;
+            }
+            any & <$word>::from_ne_bytes([want | PENDING; size_of::<$word>()]) == 0
+        }};
+    }
+    match r.bytes {
+        1 => differences!(u8),
+        2 => differences!(u16),
+        4 => differences!(u32),
+        8 => differences!(u64),
+        16 => differences!(u128),
+        _ => false,
+    }
+}
+
+/// Copies 4, 8 or 16 bytes in one move, other sizes byte by byte.
+///
+/// # Safety
+/// `n` bytes must be readable at `from` and writable at `to`, and the two must not overlap.
+#[inline(always)]
+pub unsafe fn copy_small(from: *const u8, to: *mut u8, n: usize) {
+    // SAFETY: the caller vouches for both ranges.
+    unsafe {
+        match n {
+            4 => to.cast::<u32>().write_unaligned(from.cast::<u32>().read_unaligned()),
+            8 => to.cast::<u64>().write_unaligned(from.cast::<u64>().read_unaligned()),
+            16 => to.cast::<u128>().write_unaligned(from.cast::<u128>().read_unaligned()),
+            _ => std::ptr::copy_nonoverlapping(from, to, n),
+        }
+    }
+}
+
+/// Fills 1, 2, 4, 8 or 16 bytes in one move, other sizes byte by byte.
+///
+/// # Safety
+/// `n` bytes must be writable at `to`.
+#[inline(always)]
+pub unsafe fn fill_small(to: *mut u8, value: u8, n: usize) {
+    let all = u128::from_ne_bytes([value; 16]);
+    // SAFETY: the caller vouches for the range.
+    unsafe {
+        match n {
+            1 => to.write(value),
+            2 => to.cast::<u16>().write_unaligned(all as u16),
+            4 => to.cast::<u32>().write_unaligned(all as u32),
+            8 => to.cast::<u64>().write_unaligned(all as u64),
+            16 => to.cast::<u128>().write_unaligned(all),
+            _ => std::ptr::write_bytes(to, value, n),
+        }
+    }
+}
+
+/// Asks the host for the memory that this operation will touch two rounds from now, if it goes on in even steps: a warp
+/// runs many rounds of a grid-stride loop in a row, whose steps are too long for the prefetchers of the host.
+#[inline(always)]
+fn look_ahead(cx: &mut Cx, pc: usize, first: u64, bytes: usize) {
+    let last = std::mem::replace(&mut cx.last[pc], first);
+    let step = first.wrapping_sub(last);
+    let next = first.wrapping_add(step.wrapping_mul(2));
+    let (size, bytes) = (cx.global.size, bytes * LANES);
+    // The prefetchers of the host see short steps themselves.
+    if step.wrapping_add(2048) <= 4096 || next >= size || bytes as u64 > size - next {
+        return;
+    }
+    let at = next as usize;
+    let lines = |p: *const u8, bytes: usize| {
+        let mut i = 0;
+        while i < bytes {
+            prefetch(p.wrapping_add(i));
+            i += 64;
+        }
+    };
+    lines(cx.global.data.wrapping_add(at), bytes);
+    if cx.checks.memory {
+        lines(cx.global.state.wrapping_add(at), bytes);
+    }
+    if cx.checks.count {
+        prefetch(cx.touched.wrapping_add(at / 16).cast());
+    }
+    if cx.checks.races {
+        lines(cx.race.cast::<u8>().wrapping_add(6 * at), 6 * bytes);
+    }
+}
+
+/// A hint that this memory will be needed soon.
+#[inline(always)]
+fn prefetch(p: *const u8) {
+    // SAFETY: a hint never faults, whatever the address, and every x86-64 processor has it.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }
 
 #[inline(never)]
@@ -393,48 +531,65 @@ pub fn count(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
 
 #[inline(always)]
 fn count_global(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
-    let epoch = cx.epoch;
-    let touched = cx.touched;
-    let mut fresh = 0;
-    let mut stamp = |sector: u64| {
-        // SAFETY: `check` found the request inside the arena, and there are two stamps per sector of it. The stamp is
-        // atomic because blocks run on several threads and each first touch must count once.
-        let s = unsafe { &*touched.add(2 * sector as usize + write as usize).cast::<std::sync::atomic::AtomicU32>() };
-        use std::sync::atomic::Ordering::Relaxed;
-        if s.load(Relaxed) != epoch && s.swap(epoch, Relaxed) != epoch {
-            fresh += 1;
-        }
-    };
-    let bytes = u64::from(r.bytes);
-    let sectors;
     if r.dense {
-        let (first, last) = (r.at[0] / 32, (r.at[0] + bytes * LANES as u64 - 1) / 32);
-        sectors = last - first + 1;
-        for s in first..=last {
-            stamp(s);
-        }
-    } else {
-        // Sorted distinct sectors; a request has at most 32 lanes of at most 16 bytes, which never straddle a sector.
-        let mut seen = [u64::MAX; LANES];
-        let mut n = 0;
-        for lane in lanes(r.mask) {
-            let s = r.at[lane] / 32;
-            if n > 0 && seen[n - 1] == s {
-                continue;
-            }
-            if !seen[..n].contains(&s) {
-                seen[n] = s;
-                n += 1;
-                stamp(s);
-            }
-        }
-        sectors = n as u64;
+        return count_dense(cx, pc, r.at[0], u64::from(r.bytes), write);
     }
-    let lanes = u64::from(r.mask.count_ones());
+    // Distinct sectors; a request has at most 32 lanes of at most 16 bytes, which never straddle a sector. Addresses
+    // mostly ascend: one beyond the highest so far needs no search.
+    let mut seen = [u64::MAX; LANES];
+    let mut n = 0;
+    let mut highest = 0;
+    let mut fresh = 0;
+    for lane in lanes(r.mask) {
+        let s = r.at[lane] / 32;
+        if n > 0 && (seen[n - 1] == s || (s <= highest && seen[..n].contains(&s))) {
+            continue;
+        }
+        seen[n] = s;
+        n += 1;
+        highest = highest.max(s);
+        fresh += stamp(cx, s, write);
+    }
+    let bytes = u64::from(r.mask.count_ones()) * u64::from(r.bytes);
+    note_global(cx, pc, n as u64, bytes, fresh, write);
+}
+
+/// Counts a request whose lanes lie side by side.
+#[inline(always)]
+fn count_dense(cx: &mut Cx, pc: usize, first: u64, bytes: u64, write: bool) {
+    let total = bytes * LANES as u64;
+    let (from, to) = (first / 32, (first + total - 1) / 32);
+    let mut fresh = 0;
+    for s in from..=to {
+        fresh += stamp(cx, s, write);
+    }
+    note_global(cx, pc, to - from + 1, total, fresh, write);
+}
+
+/// Stamps a sector with this launch; 1 if it is the first touch.
+#[inline(always)]
+fn stamp(cx: &Cx, sector: u64, write: bool) -> u64 {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    // SAFETY: `check` found the request inside the arena, and there are two stamps per sector of it. The stamp is
+    // atomic because blocks run on several threads and each first touch must count once.
+    let s = unsafe { &*cx.touched.add(2 * sector as usize + write as usize).cast::<AtomicU32>() };
+    if s.load(Relaxed) == cx.epoch {
+        return 0;
+    }
+    if cx.alone {
+        // A lone worker saves the locked exchange, which costs more than all the rest.
+        s.store(cx.epoch, Relaxed);
+        return 1;
+    }
+    u64::from(s.swap(cx.epoch, Relaxed) != cx.epoch)
+}
+
+#[inline(always)]
+fn note_global(cx: &mut Cx, pc: usize, sectors: u64, bytes: u64, fresh: u64, write: bool) {
     let site = &mut cx.sites[pc];
     site.requests += 1;
     site.sectors += sectors;
-    site.bytes += lanes * bytes;
+    site.bytes += bytes;
     if write {
         cx.unique_write += fresh;
     } else {
@@ -442,40 +597,123 @@ fn count_global(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
     }
 }
 
+/// Offset of the first lane in device memory, if a warp in step asks for pieces that lie side by side and nothing is
+/// wrong with any of them: most traffic of most kernels. Anything else, findings included, takes the general way.
+#[inline(always)]
+fn side_by_side(cx: &Cx, warp: &Warp, a: &Access, bytes: u64, mask: u32, intent: Intent) -> Option<usize> {
+    let whole = a.elem >= 4 && a.regs.iter().all(|r| r.at != NONE && r.wide == (a.elem == 8));
+    if mask != ALL || a.space != Space::Global || !a.addr.wide || cx.checks.races || !whole {
+        return None;
+    }
+    let row = warp.regs.row64(a.addr.at);
+    let mut differs = 0;
+    for i in 0..LANES {
+        differs |= row[i].wrapping_sub(row[0]) ^ (i as u64 * bytes);
+    }
+    let at = row[0].wrapping_add(a.offset as u64).wrapping_sub(cx.global.base);
+    let total = bytes * LANES as u64;
+    if differs != 0 || at & (bytes - 1) != 0 || at >= cx.global.size || total > cx.global.size - at {
+        return None;
+    }
+    // SAFETY: the range was just found inside the view, of which every byte has a state.
+    let sound = || unsafe { ready(cx.global.state.add(at as usize), bytes as usize, intent.reads()) };
+    (!cx.checks.memory || sound()).then_some(at as usize)
+}
+
+/// The counting and the hints of a request that `side_by_side` accepted.
+#[inline(always)]
+fn account_dense(cx: &mut Cx, pc: usize, at: usize, bytes: u64, write: bool) {
+    look_ahead(cx, pc, at as u64, bytes as usize);
+    if cx.checks.count {
+        count_dense(cx, pc, at as u64, bytes, write);
+    }
+}
+
 /// Wavefronts a shared-memory request needs, and the fewest its distinct words could need: 32 banks of 4 bytes; requests
-/// of 8 and 16 bytes go in halves and quarters of a warp.
+/// of 8 and 16 bytes go in halves and quarters of a warp. Lanes are aligned to their size, so that a lane covers one of
+/// the 32, 16 or 8 equal parts of the banks, and a phase has as many lanes as there are parts.
+#[inline(always)]
 pub fn wavefronts(at: &[u64; LANES], mask: u32, bytes: u32) -> (u64, u64) {
-    let per_phase = match bytes {
-        16.. => 8,
-        8 => 16,
-        _ => 32,
+    let shift = bytes.max(4).trailing_zeros();
+    let parts = 128u32 >> shift;
+    let mut taken = 0;
+    for i in 0..LANES {
+        let part = (at[i] >> shift) as u32 & (parts - 1);
+        taken |= (mask >> i & 1) << ((i as u32 & !(parts - 1)) | part);
+    }
+    // The distinct words of a phase never exceed one wavefront.
+    let phases = match parts {
+        32 => u64::from(mask != 0),
+        16 => u64::from(mask & 0xffff != 0) + u64::from(mask >> 16 != 0),
+        _ => (0..4).map(|q| u64::from(mask >> (8 * q) & 0xff != 0)).sum(),
     };
-    let words = (bytes as usize).div_ceil(4);
-    let (mut waves, mut ideal) = (0, 0);
-    for phase in 0..LANES / per_phase {
-        let mut banks = [0u8; 32];
-        let mut distinct = [u64::MAX; 64];
-        let mut n = 0;
-        for lane in phase * per_phase..(phase + 1) * per_phase {
-            if mask >> lane & 1 == 0 {
-                continue;
-            }
-            for w in 0..words {
-                let word = at[lane] / 4 + w as u64;
-                if (n > 0 && distinct[n - 1] == word) || distinct[..n].contains(&word) {
-                    continue;
+    if taken.count_ones() == mask.count_ones() { (phases, phases) } else { (conflicts(at, mask, shift), phases) }
+}
+
+/// The wavefronts of lanes that meet in a bank: in each phase, the most distinct places that one part of the banks holds.
+#[inline(never)]
+fn conflicts(at: &[u64; LANES], mask: u32, shift: u32) -> u64 {
+    const END: u8 = u8::MAX;
+    let parts = 128usize >> shift;
+    let mut waves = 0;
+    for phase in (0..LANES).step_by(parts) {
+        // The lanes with distinct places, as one chain for each part.
+        let (mut chain, mut next, mut length) = ([END; LANES], [END; LANES], [0u8; LANES]);
+        let mut most = 0;
+        'lane: for lane in lanes(mask & (u32::MAX >> (32 - parts)) << phase) {
+            let place = at[lane] >> shift;
+            let part = place as usize & (parts - 1);
+            let mut other = chain[part];
+            while other != END {
+                if at[other as usize] >> shift == place {
+                    continue 'lane;
                 }
-                distinct[n] = word;
-                n += 1;
-                banks[word as usize % 32] += 1;
+                other = next[other as usize];
             }
+            next[lane] = chain[part];
+            chain[part] = lane as u8;
+            length[part] += 1;
+            most = most.max(length[part]);
         }
-        if n > 0 {
-            waves += u64::from(banks.into_iter().max().unwrap_or(0));
-            ideal += n.div_ceil(32) as u64;
+        waves += u64::from(most);
+    }
+    waves
+}
+
+/// Fills a row from every `step` bytes.
+///
+/// # Safety
+/// An element must be readable at each place.
+#[inline(always)]
+unsafe fn gather<T: Copy>(p: *const u8, step: usize, row: &mut [T; LANES]) {
+    // SAFETY: the caller vouches for the places; with this step they are one piece.
+    unsafe {
+        if step == size_of::<T>() {
+            *row = p.cast::<[T; LANES]>().read_unaligned();
+        } else {
+            for i in 0..LANES {
+                row[i] = p.add(i * step).cast::<T>().read_unaligned();
+            }
         }
     }
-    (waves, ideal)
+}
+
+/// Writes a row to every `step` bytes.
+///
+/// # Safety
+/// An element must be writable at each place.
+#[inline(always)]
+unsafe fn scatter<T: Copy>(p: *mut u8, step: usize, row: &[T; LANES]) {
+    // SAFETY: the caller vouches for the places; with this step they are one piece.
+    unsafe {
+        if step == size_of::<T>() {
+            p.cast::<[T; LANES]>().write_unaligned(*row);
+        } else {
+            for i in 0..LANES {
+                p.add(i * step).cast::<T>().write_unaligned(row[i]);
+            }
+        }
+    }
 }
 
 /// Reads element `e` of every lane into a row.
@@ -548,6 +786,13 @@ unsafe fn write_row(regs: &Regs, r: &Request, e: u32, elem: u32, src: Row) {
                 return;
             }
         }
+        if elem == 4 && !src.wide {
+            let s = regs.row(src.at);
+            for i in lanes(r.mask) {
+                r.view.data.add(r.offset(i) + skip).cast::<u32>().write(s[i]);
+            }
+            return;
+        }
         for i in lanes(r.mask) {
             let p = r.view.data.add(r.offset(i) + skip);
             let v = regs.lane(src, i);
@@ -567,15 +812,10 @@ pub fn mark_written(r: &Request) {
     // SAFETY: `check` accepted the request, so the state bytes of every active lane exist.
     unsafe {
         if r.dense {
-            std::ptr::write_bytes(r.view.state.add(r.at[0] as usize), READY, r.bytes as usize * LANES);
+            set_ready(r.view.state.add(r.at[0] as usize), r.bytes as usize);
         } else {
             for lane in lanes(r.mask) {
-                let p = r.view.state.add(r.offset(lane));
-                if r.bytes == 4 {
-                    p.cast::<u32>().write_unaligned(u32::from_ne_bytes([READY; 4]));
-                } else {
-                    std::ptr::write_bytes(p, READY, r.bytes as usize);
-                }
+                fill_small(r.view.state.add(r.offset(lane)), READY, r.bytes as usize);
             }
         }
     }
@@ -584,12 +824,30 @@ pub fn mark_written(r: &Request) {
 /// A load.
 #[inline(always)]
 pub fn ld(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize, mask: u32) -> Result<(), Stop> {
-    let addr = addresses(&warp.regs, a.addr, a.offset);
     let bytes = a.elem * a.regs.len() as u32;
+    if let Some(at) = side_by_side(cx, warp, a, u64::from(bytes), mask, Intent::Read) {
+        account_dense(cx, pc, at, u64::from(bytes), false);
+        for (e, dst) in a.regs.iter().enumerate() {
+            // SAFETY: `side_by_side` found `bytes` bytes for each lane from `at` on; the element is one of them.
+            unsafe {
+                let p = cx.global.data.add(at + e * a.elem as usize);
+                if a.elem == 8 {
+                    gather(p, bytes as usize, warp.regs.row64_mut(dst.at));
+                } else {
+                    gather(p, bytes as usize, warp.regs.row_mut(dst.at));
+                }
+            }
+        }
+        return Ok(());
+    }
+    let addr = addresses(&warp.regs, a.addr, a.offset);
     let mut left = mask;
     while left != 0 {
         let (r, rest) = request(cx, block, warp, a.space, &addr, left, bytes);
         left = rest;
+        if r.dense && r.space == Space::Global {
+            look_ahead(cx, pc, r.at[0], r.bytes as usize);
+        }
         check(cx, block, warp, pc, &r, Intent::Read, a.used)?;
         count(cx, pc, &r, false);
         if cx.checks.races {
@@ -614,6 +872,14 @@ pub fn ld(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
 #[inline(never)]
 fn clash(cx: &mut Cx, block: &Block, warp: &Warp, a: &Access, pc: usize, r: &Request) {
     if !matches!(r.space, Space::Global | Space::Shared) {
+        return;
+    }
+    // Ascending addresses cannot meet.
+    let mut ascends = r.mask == ALL;
+    for i in 1..LANES {
+        ascends &= r.at[i] > r.at[i - 1];
+    }
+    if ascends {
         return;
     }
     // A table of lanes by address; twice as many places as lanes keep the search short.
@@ -648,12 +914,33 @@ fn clash(cx: &mut Cx, block: &Block, warp: &Warp, a: &Access, pc: usize, r: &Req
 /// A store.
 #[inline(always)]
 pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize, mask: u32) -> Result<(), Stop> {
-    let addr = addresses(&warp.regs, a.addr, a.offset);
     let bytes = a.elem * a.regs.len() as u32;
+    if let Some(at) = side_by_side(cx, warp, a, u64::from(bytes), mask, Intent::Write) {
+        account_dense(cx, pc, at, u64::from(bytes), true);
+        for (e, src) in a.regs.iter().enumerate() {
+            // SAFETY: `side_by_side` found `bytes` bytes for each lane from `at` on; the element is one of them.
+            unsafe {
+                let p = cx.global.data.add(at + e * a.elem as usize);
+                if a.elem == 8 {
+                    scatter(p, bytes as usize, warp.regs.row64(src.at));
+                } else {
+                    scatter(p, bytes as usize, warp.regs.row(src.at));
+                }
+            }
+        }
+        // SAFETY: the states of the bytes that were just written.
+        unsafe { set_ready(cx.global.state.add(at), bytes as usize) }
+        cx.progress = true;
+        return Ok(());
+    }
+    let addr = addresses(&warp.regs, a.addr, a.offset);
     let mut left = mask;
     while left != 0 {
         let (r, rest) = request(cx, block, warp, a.space, &addr, left, bytes);
         left = rest;
+        if r.dense && r.space == Space::Global {
+            look_ahead(cx, pc, r.at[0], r.bytes as usize);
+        }
         check(cx, block, warp, pc, &r, Intent::Write, u32::MAX)?;
         count(cx, pc, &r, true);
         if cx.checks.races {
@@ -879,6 +1166,37 @@ pub const WRITTEN: u8 = LIVE | INIT;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The same by words and sets, as the definition says it.
+    fn by_words(at: &[u64; LANES], mask: u32, bytes: u32) -> (u64, u64) {
+        let (mut waves, mut ideal) = (0, 0);
+        let lanes_of_phase = if bytes <= 4 { 32 } else { 128 / bytes as usize };
+        for phase in 0..LANES / lanes_of_phase {
+            let mut words = std::collections::BTreeSet::new();
+            for lane in (phase * lanes_of_phase..(phase + 1) * lanes_of_phase).filter(|l| mask >> l & 1 != 0) {
+                words.extend((0..u64::from(bytes).div_ceil(4)).map(|w| at[lane] / 4 + w));
+            }
+            waves += (0..32).map(|bank| words.iter().filter(|&w| w % 32 == bank).count() as u64).max().unwrap_or(0);
+            ideal += words.len().div_ceil(32) as u64;
+        }
+        (waves, ideal)
+    }
+
+    #[test]
+    fn wavefronts_agree_with_their_definition() {
+        let mut seed = 1u64;
+        let mut random = || {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed >> 33
+        };
+        for round in 0..20_000 {
+            let bytes = 1 << (round % 5);
+            let range = 1 << (random() % 14);
+            let at = std::array::from_fn(|_| random() % range * u64::from(bytes));
+            let mask = if round % 3 == 0 { ALL } else { (random() & random()) as u32 | (random() << 31) as u32 };
+            assert_eq!(wavefronts(&at, mask, bytes), by_words(&at, mask, bytes), "{at:?} {mask:#x} {bytes}");
+        }
+    }
 
     #[test]
     fn wavefronts_of_known_patterns() {

@@ -212,6 +212,10 @@ pub struct Cx<'a> {
     pub touched: *mut u32,
     /// Race records.
     pub race: *mut u64,
+    /// Where each operation last touched global memory, for prefetches.
+    pub last: Vec<u64>,
+    /// No other worker runs blocks of this launch.
+    pub alone: bool,
     /// Clocks published at global addresses.
     pub published: HashMap<u64, Seen>,
     /// Findings so far, by operation and class.

@@ -25,6 +25,17 @@ pub fn mma(regs: &mut Regs, op: &Mma) {
     }
 }
 
+/// Even lanes, then odd ones.
+#[inline(always)]
+fn unzip(v: &[u32; LANES]) -> [u32; LANES] {
+    let mut out = [0; LANES];
+    for i in 0..LANES / 2 {
+        out[i] = v[2 * i];
+        out[i + LANES / 2] = v[2 * i + 1];
+    }
+    out
+}
+
 /// A register of A holds the rows 8·(r mod m/8) + lane/4 and `E` columns of lane mod 4 in the column tile r / (m/8).
 #[inline(always)]
 fn mma_float<const E: usize>(regs: &mut Regs, op: &Mma, convert: impl Fn(u32, usize) -> f32) {
@@ -42,10 +53,13 @@ fn mma_float<const E: usize>(regs: &mut Regs, op: &Mma, convert: impl Fn(u32, us
     }
     let mut b = [[0f32; 8]; 16];
     for (r, row) in op.b.iter().enumerate().take(2) {
-        let v = regs.row(row.at);
-        for i in 0..LANES {
+        // Lane 4·column + j becomes place 8·j + column.
+        let turned = unzip(&unzip(regs.row(row.at)));
+        for j in 0..4 {
             for h in 0..E {
-                b[r * width + i % 4 * E + h][i / 4] = convert(v[i], h);
+                for i in 0..8 {
+                    b[r * width + j * E + h][i] = convert(turned[8 * j + i], h);
+                }
             }
         }
     }
@@ -60,33 +74,34 @@ fn mma_float<const E: usize>(regs: &mut Regs, op: &Mma, convert: impl Fn(u32, us
             }
         } else {
             let (v, w) = (regs.row(op.c[2 * t].at), regs.row(op.c[2 * t + 1].at));
+            // Pairs as 64-bit words: the compiler makes gathers of a loop that writes every second element.
+            let mut pairs = [0u64; LANES];
             for i in 0..LANES {
-                c[t][2 * i] = f32::from_bits(v[i]);
-                c[t][2 * i + 1] = f32::from_bits(w[i]);
+                pairs[i] = u64::from(v[i]) | u64::from(w[i]) << 32;
             }
+            // SAFETY: both are 256 bytes of plain words; hosts are little-endian, so the low half comes first.
+            c[t] = unsafe { std::mem::transmute::<[u64; LANES], [f32; 2 * LANES]>(pairs) };
         }
     }
     for t in 0..halves {
-        for four in 0..2 {
-            let mut acc = [[0f32; 8]; 4];
-            for i in 0..4 {
-                acc[i].copy_from_slice(&c[t][(4 * four + i) * 8..][..8]);
-            }
-            for tile in 0..op.k as usize / width {
-                let rows = &a[tile * halves + t];
-                for k in 0..width {
-                    let bk = &b[tile * width + k];
-                    for i in 0..4 {
-                        let x = rows[(4 * four + i) * width + k];
-                        for j in 0..8 {
-                            acc[i][j] = x.mul_add(bk[j], acc[i][j]);
-                        }
+        let mut acc = [[0f32; 8]; 8];
+        for i in 0..8 {
+            acc[i].copy_from_slice(&c[t][8 * i..][..8]);
+        }
+        for tile in 0..op.k as usize / width {
+            let rows = &a[tile * halves + t];
+            for k in 0..width {
+                let bk = &b[tile * width + k];
+                for i in 0..8 {
+                    let x = rows[i * width + k];
+                    for j in 0..8 {
+                        acc[i][j] = x.mul_add(bk[j], acc[i][j]);
                     }
                 }
             }
-            for i in 0..4 {
-                c[t][(4 * four + i) * 8..][..8].copy_from_slice(&acc[i]);
-            }
+        }
+        for i in 0..8 {
+            c[t][8 * i..][..8].copy_from_slice(&acc[i]);
         }
     }
     let canonical = |v: f32| F32::raw(v);
