@@ -182,6 +182,24 @@ impl Conv2dProblem {
         })
     }
 
+    /// Rejects a problem whose fields contradict each other (they are public), so that the passes can rely on them.
+    pub(crate) fn check(&self, op: &'static str) -> Result<()> {
+        let window = Window {
+            pads: [self.pad_top, self.pad_bottom, self.pad_left, self.pad_right],
+            strides: [self.stride_h, self.stride_w],
+            dilations: [self.dilation_h, self.dilation_w],
+        };
+        if Conv2dProblem::new([self.n, self.h, self.w, self.c], [self.k, self.r, self.s, self.c], window)? == *self {
+            return Ok(());
+        }
+        Err(Error::argument(
+            op,
+            "p and q that follow from the other extents",
+            format_args!("{self:?}"),
+            "use Conv2dProblem::new",
+        ))
+    }
+
     /// Elements of `x`.
     pub fn x_elems(&self) -> usize {
         self.n as usize * self.h as usize * self.w as usize * self.c as usize

@@ -10,6 +10,7 @@
 
 pub mod adam;
 pub mod batch_norm;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
@@ -32,6 +33,7 @@ pub fn entries() -> Vec<&'static Entry> {
         &elementwise::ENTRIES[..],
         &adam::ENTRIES,
         &batch_norm::ENTRIES,
+        &conv2d::ENTRIES,
         &cross_entropy::ENTRIES,
         &dropout::ENTRIES,
         &pool2d::ENTRIES,

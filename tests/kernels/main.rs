@@ -14,6 +14,7 @@ mod common;
 
 mod abi;
 mod batch_norm;
+mod conv2d;
 mod elementwise;
 mod gpu;
 mod losses;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         elementwise::CASES,
         optimisers::CASES,
         batch_norm::CASES,
+        conv2d::CASES,
         pool2d::CASES,
         losses::CASES,
     ]
