@@ -82,11 +82,11 @@ unsafe impl DeviceRepr for Parts {}
 /// `Finish` of tile.cuh: addresses, 0 for null.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Finish {
-    bias: u64,
-    residual: u64,
-    out: u64,
-    partials: u64,
+pub(super) struct Finish {
+    pub bias: u64,
+    pub residual: u64,
+    pub out: u64,
+    pub partials: u64,
 }
 
 // SAFETY: the fields of `Finish` in tile.cuh, in their order.

@@ -14,7 +14,9 @@ pub mod conv2d;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
+pub mod gemm;
 mod launch;
+pub mod linear;
 pub mod pool2d;
 pub mod probe;
 mod rows;
@@ -36,6 +38,7 @@ pub fn entries() -> Vec<&'static Entry> {
         &conv2d::ENTRIES,
         &cross_entropy::ENTRIES,
         &dropout::ENTRIES,
+        &gemm::ENTRIES,
         &pool2d::ENTRIES,
         &sgd::ENTRIES,
         &softmax_kl::ENTRIES,

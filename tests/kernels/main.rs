@@ -16,6 +16,7 @@ mod abi;
 mod batch_norm;
 mod conv2d;
 mod elementwise;
+mod gemm;
 mod gpu;
 mod losses;
 mod optimisers;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         prebuilt::CASES,
         abi::CASES,
         elementwise::CASES,
+        gemm::CASES,
         optimisers::CASES,
         batch_norm::CASES,
         conv2d::CASES,
