@@ -6,6 +6,7 @@
 // Launch       block: THREADS of tile.cuh (tensor cores 128, FMA units 256); grid.x = tiles of M x tiles of N, those of N
 //              next to each other; grid.y = parts of the depth, for dgrad times the residues stride_h * stride_w; dynamic
 //              shared memory: STAGES stages of both tiles. bias_grad: rows.cuh. reduce: a thread per pack of V elements.
+//              Types: bf16, f32 (true f32 on FMA units) and tf32 (floats, products of 10 bits of mantissa).
 // Requires     padded extents below 2^30, pixels below 2^31 and r*s*max(c, k) below 2^31; not `guarded`: pointers aligned to 16
 //              bytes, rows of every operand whole packs of 16 bytes (fprop c, dgrad and wgrad c and k), of fprop
 //              c at least BK, of dgrad k whole BK; the images of 128 pixels and 64 rows of a matrix below 2^31 packs.
@@ -20,22 +21,21 @@
 
 template <class MATH, bool GUARDED, typename T = typename MATH::Element>
 __device__ inline void fprop(const Conv2dProblem& p, Parts parts, const T* x, const T* w, const Finish<T>& finish) {
-    using A = WindowRows<T, DeepTile<T, MATH::BM, MATH::BK>, MATH::THREADS, GUARDED>;
-    using B = DeepRows<T, DeepTile<T, MATH::BN, MATH::BK>, MATH::THREADS, GUARDED>;
+    using A = WindowRows<T, typename MATH::template Deep<MATH::BM>, MATH::THREADS, GUARDED>;
+    using B = DeepRows<T, typename MATH::template Deep<MATH::BN>, MATH::THREADS, GUARDED>;
     const Gather g = fprop_gather(p);
     Place<MATH> at(p.k, parts);
     const uint32_t tiles = at.tiles(g.depth(), parts);
     A a(g, x, at.row, at.begin, at.end);
     B b(w, g.depth(), at.column, p.k, at.begin, at.end);
-    multiply<MATH, VALUES<T>>(a, b, tiles, at, g.rows(), p.k, [&](uint32_t row, uint32_t column, int valid, auto& v) {
-        finish(at.part, uint64_t(g.rows()) * p.k, uint64_t(row) * p.k + column, column, valid, v);
-    });
+    multiply(a, b, tiles, at, g.rows(), p.k, uint64_t(g.rows()) * p.k, finish,
+             [&](uint32_t row) { return uint64_t(row) * p.k; });
 }
 
 template <class MATH, bool GUARDED, typename T = typename MATH::Element>
 __device__ inline void dgrad(const Conv2dProblem& p, Parts parts, const T* w, const T* dy, const Finish<T>& finish) {
-    using A = WindowRows<T, DeepTile<T, MATH::BM, MATH::BK>, MATH::THREADS, GUARDED>;
-    using B = FilterRows<T, WideTile<T, MATH::BN, MATH::BK>, MATH::THREADS, GUARDED>;
+    using A = WindowRows<T, typename MATH::template Deep<MATH::BM>, MATH::THREADS, GUARDED>;
+    using B = FilterRows<T, typename MATH::template Wide<MATH::BN>, MATH::THREADS, GUARDED>;
     Place<MATH> at(p.c, parts);
     const Gather g = dgrad_gather(p, at.slice);
     // The residues with the most pixels set the grid.
@@ -43,23 +43,23 @@ __device__ inline void dgrad(const Conv2dProblem& p, Parts parts, const T* w, co
     const uint32_t tiles = at.tiles(g.depth(), parts);
     A a(g, dy, at.row, at.begin, at.end);
     B b(g, p, w, at.column, at.begin, at.end);
-    multiply<MATH, VALUES<T>>(a, b, tiles, at, g.rows(), p.c, [&](uint32_t row, uint32_t column, int valid, auto& v) {
-        finish(at.part, p.n * g.out_h * g.out_w * p.c, g.pixel(row) * p.c + column, column, valid, v);
-    });
+    multiply(a, b, tiles, at, g.rows(), p.c, p.n * g.out_h * g.out_w * p.c,
+             Finish<T>{nullptr, nullptr, finish.out, finish.partials},
+             [&](uint32_t row) { return g.pixel(row) * p.c; });
 }
 
 template <class MATH, bool GUARDED, typename T = typename MATH::Element>
 __device__ inline void wgrad(const Conv2dProblem& p, Parts parts, const T* x, const T* dy, const Finish<float>& finish) {
-    using A = WideRows<T, WideTile<T, MATH::BM, MATH::BK>, MATH::THREADS, GUARDED>;
-    using B = WindowColumns<T, WideTile<T, MATH::BN, MATH::BK>, MATH::THREADS, GUARDED>;
+    using A = WideRows<T, typename MATH::template Wide<MATH::BM>, MATH::THREADS, GUARDED>;
+    using B = WindowColumns<T, typename MATH::template Wide<MATH::BN>, MATH::THREADS, GUARDED>;
     const uint32_t columns = p.r * p.s * p.c;
     Place<MATH> at(columns, parts);
     const uint32_t tiles = at.tiles(p.n * p.p * p.q, parts);
     A a(dy, p.k, at.row, p.k, at.begin, at.end);
     B b(p, x, at.column, at.begin, at.end);
-    multiply<MATH, VALUES<float>>(a, b, tiles, at, p.k, columns, [&](uint32_t row, uint32_t column, int valid, auto& v) {
-        finish(at.part, uint64_t(p.k) * columns, uint64_t(row) * columns + column, column, valid, v);
-    });
+    multiply(a, b, tiles, at, p.k, columns, uint64_t(p.k) * columns,
+             Finish<float>{nullptr, finish.residual, finish.out, finish.partials},
+             [&](uint32_t row) { return uint64_t(row) * columns; });
 }
 
 // Adds the parts in their order and finishes.
@@ -117,9 +117,12 @@ template <typename T> __device__ inline void bias_grad(const Rows& m, const T* d
         wgrad<MATH, GUARDED>(p, parts, x, dy, finish);                                                                 \
     }
 
-using Tensor128x128 = TensorCores<128, 128>;
-using Tensor128x64 = TensorCores<128, 64>;
-using Tensor64x64 = TensorCores<64, 64>;
+using Tensor128x128 = TensorCores<128, 128, bf16>;
+using Tensor128x64 = TensorCores<128, 64, bf16>;
+using Tensor64x64 = TensorCores<64, 64, bf16>;
+using Tf128x128 = TensorCores<128, 128, float>;
+using Tf128x64 = TensorCores<128, 64, float>;
+using Tf64x64 = TensorCores<64, 64, float>;
 using Fma128x128 = FmaUnits<8, 8>;
 using Fma128x64 = FmaUnits<8, 4>;
 using Fma64x64 = FmaUnits<4, 4>;
@@ -128,6 +131,9 @@ CONV2D_TILE(128x128, Tensor128x128, false, bf16, 2)
 CONV2D_TILE(128x64, Tensor128x64, false, bf16, 2)
 CONV2D_TILE(64x64, Tensor64x64, false, bf16, 3)
 CONV2D_TILE(guarded, Tensor64x64, true, bf16, 2)
+CONV2D_TILE(128x128, Tf128x128, false, tf32, 2)
+CONV2D_TILE(128x64, Tf128x64, false, tf32, 2)
+CONV2D_TILE(64x64, Tf64x64, false, tf32, 3)
 CONV2D_TILE(128x128, Fma128x128, false, f32, 1)
 CONV2D_TILE(128x64, Fma128x64, false, f32, 2)
 CONV2D_TILE(64x64, Fma64x64, false, f32, 2)

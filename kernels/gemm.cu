@@ -30,16 +30,14 @@ __device__ inline void naive(uint32_t m, uint32_t n, uint32_t k, const T* a, con
 // Tiles in shared memory, copied while others are multiplied: tile.cuh.
 template <class MATH, bool GUARDED, typename T = typename MATH::Element>
 __device__ inline void tiled(uint32_t m, uint32_t n, uint32_t k, const T* a, const T* b, const Finish<T>& finish) {
-    using A = DeepRows<T, DeepTile<T, MATH::BM, MATH::BK>, MATH::THREADS, GUARDED>;
-    using B = WideRows<T, WideTile<T, MATH::BN, MATH::BK>, MATH::THREADS, GUARDED>;
+    using A = DeepRows<T, typename MATH::template Deep<MATH::BM>, MATH::THREADS, GUARDED>;
+    using B = WideRows<T, typename MATH::template Wide<MATH::BN>, MATH::THREADS, GUARDED>;
     const Parts whole = {1, (k + MATH::BK - 1) / MATH::BK};
     Place<MATH> at(n, whole);
     const uint32_t tiles = at.tiles(k, whole);
     A rows(a, k, at.row, m, at.begin, at.end);
     B columns(b, n, at.column, n, at.begin, at.end);
-    multiply<MATH, VALUES<T>>(rows, columns, tiles, at, m, n, [&](uint32_t row, uint32_t column, int valid, auto& v) {
-        finish.complete(uint64_t(row) * n + column, column, valid, v);
-    });
+    multiply(rows, columns, tiles, at, m, n, uint64_t(m) * n, finish, [&](uint32_t row) { return uint64_t(row) * n; });
 }
 
 #define GEMM_NAIVE(T, SUFFIX)                                                                                          \
@@ -58,8 +56,8 @@ GEMM_NAIVE(bf16, bf16)
         tiled<MATH, GUARDED>(m, n, k, a, b, finish);                                                                   \
     }
 
-using Tensor128x128 = TensorCores<128, 128>;
-using Tensor64x64 = TensorCores<64, 64>;
+using Tensor128x128 = TensorCores<128, 128, bf16>;
+using Tensor64x64 = TensorCores<64, 64, bf16>;
 
 GEMM_TILED(tensor_core, Tensor128x128, false, bf16)
 GEMM_TILED(tensor_core_guarded, Tensor64x64, true, bf16)

@@ -14,26 +14,26 @@
 
 constexpr int PIECE_BYTES = 16;
 
-template <int ROWS_, int PIECES_, bool DEEP_, bool SWIZZLED> struct Tile {
+enum class Swizzle {
+    NONE,
+    PIECES,  // eight rows that follow each other put the same piece into eight places of 128 bytes: for matrix loads
+    PAIRS,   // four rows put the same two pieces into four such places: for loads of single words of four rows
+};
+
+template <int ROWS_, int PIECES_, bool DEEP_, Swizzle SWIZZLE> struct Tile {
     static constexpr int ROWS = ROWS_, PIECES = PIECES_;
     static constexpr bool DEEP = DEEP_;
     static constexpr int PITCH = PIECES * PIECE_BYTES, BYTES = ROWS * PITCH;
 
-    // Eight rows that follow each other put the same piece into eight different places of 128 bytes. Period: 8 rows.
+    // Rows after which the swizzle repeats.
+    static constexpr int PERIOD = SWIZZLE == Swizzle::NONE ? 1 : SWIZZLE == Swizzle::PAIRS ? 4 : 8;
     __device__ static uint32_t swizzle(uint32_t row) {
-        return !SWIZZLED ? 0 : PIECES >= 8 ? row % 8 : row / (8 / PIECES) % PIECES;
+        return SWIZZLE == Swizzle::NONE ? 0 : SWIZZLE == Swizzle::PAIRS ? row % 4 * 2 : PIECES >= 8 ? row % 8 : row / (8 / PIECES) % PIECES;
     }
     __device__ static uint32_t offset(uint32_t row, uint32_t piece) {
         return row * PITCH + (piece ^ swizzle(row)) * PIECE_BYTES;
     }
 };
-
-// A tile of EXTENT rows or columns of the product and DEPTH steps of depth.
-template <typename T, int EXTENT, int DEPTH>
-using DeepTile = Tile<EXTENT, DEPTH * int(sizeof(T)) / PIECE_BYTES, true, true>;
-// FMA units read a wide tile along its rows, which needs no swizzle.
-template <typename T, int EXTENT, int DEPTH>
-using WideTile = Tile<DEPTH, EXTENT * int(sizeof(T)) / PIECE_BYTES, false, sizeof(T) == 2>;
 
 // Which pieces of a tile a thread copies: one column of pieces, every STEP-th row.
 template <typename T, class TILE, int THREADS> struct Pieces {
@@ -41,7 +41,7 @@ template <typename T, class TILE, int THREADS> struct Pieces {
     static constexpr int V = PIECE_BYTES / sizeof(T);
     static constexpr int STEP = THREADS / TILE::PIECES, COUNT = TILE::ROWS / STEP;
     static constexpr int DEPTH = TILE::DEEP ? TILE::PIECES * V : TILE::ROWS;
-    static_assert(STEP % 8 == 0 && COUNT * STEP == TILE::ROWS);
+    static_assert(STEP % TILE::PERIOD == 0 && COUNT * STEP == TILE::ROWS);
 
     __device__ static uint32_t row() { return threadIdx.x / TILE::PIECES; }
     // First element of the piece within its row.
@@ -158,14 +158,6 @@ template <typename T> struct Finish {
     T* out;
     float* partials;     // [parts, elems] or null
 
-    template <int V>
-    __device__ void operator()(uint32_t part, uint64_t elems, uint64_t at, uint32_t column, int valid, float (&v)[V]) const {
-        if (partials)
-            store(partials + part * elems + at, valid, v);
-        else
-            complete(at, column, valid, v);
-    }
-
     template <int V> __device__ void complete(uint64_t at, uint32_t column, int valid, float (&v)[V]) const {
         float more[V];
         if (bias) {
@@ -182,43 +174,74 @@ template <typename T> struct Finish {
     }
 };
 
-// bf16 on tensor cores: four warps, two by two, a quarter of the BM x BN tile each.
-template <int BM_, int BN_> struct TensorCores {
-    using Element = bf16;
-    static constexpr int BM = BM_, BN = BN_, BK = 32, STAGES = 4, THREADS = 128;
+// bf16, or float as tf32, on tensor cores: four warps, two by two, a quarter of the BM x BN tile each.
+template <int BM_, int BN_, typename T> struct TensorCores {
+    using Element = T;
+    static constexpr bool TENSOR = true;
+    static constexpr int BM = BM_, BN = BN_, STAGES = 4, THREADS = 128;
+    // A tile is four pieces deep, a product two: 16 steps of bf16, 8 of tf32.
+    static constexpr int STEPS = 2, STEP = 2 * PIECE_BYTES / sizeof(T), BK = STEPS * STEP;
     static constexpr int WM = BM / 2, WN = BN / 2;
     static constexpr int TILES_M = WM / 16, TILES_N = WN / 8;
+
+    template <int EXTENT> using Deep = Tile<EXTENT, BK * int(sizeof(T)) / PIECE_BYTES, true, Swizzle::PIECES>;
+    // There is no matrix load that transposes words of 32 bits.
+    template <int EXTENT>
+    using Wide = Tile<BK, EXTENT * int(sizeof(T)) / PIECE_BYTES, false, sizeof(T) == 2 ? Swizzle::PIECES : Swizzle::PAIRS>;
 
     float sums[TILES_M][TILES_N][4] = {};
 
     __device__ static uint32_t warp_row() { return threadIdx.x / 64 * WM; }
     __device__ static uint32_t warp_column() { return threadIdx.x / 32 % 2 * WN; }
 
-    // Where this lane reads an operand's fragments: 16 deep and 16 of the extent by one load.
-    template <class TILE, int COUNT, bool FIRST> struct Fragments {
-        // A deep tile has an address per step of depth, a wide one per 16 of the extent: the rest is a constant distance.
-        static constexpr int ADDRESSES = TILE::DEEP ? BK / 16 : COUNT;
+    // Where this lane reads an operand's fragments, of 16 of the extent each.
+    template <class TILE, int COUNT, bool IS_A> struct Fragments {
+        static constexpr bool MATRICES = TILE::DEEP || sizeof(T) == 2;
+        // A deep tile has an address per step, a wide one per 16 of the extent: the rest is a constant distance.
+        static constexpr int ADDRESSES = TILE::DEEP ? STEPS : MATRICES ? COUNT : 4;
         uint32_t at[ADDRESSES];
+        uint32_t before = 0;  // what all of them have before them: for wide words, those of A and of B are alike
 
         __device__ explicit Fragments(uint32_t extent) {
             const uint32_t lane = threadIdx.x % 32, low = lane % 8, mid = lane / 8 % 2, high = lane / 16;
             // The four matrices go first along the extent for A's registers and first along the depth for B's.
-            const uint32_t along = low + 8 * (FIRST ? mid : high), deep = low + 8 * (FIRST ? high : mid);
+            const uint32_t along = low + 8 * (IS_A ? mid : high), deep = low + 8 * (IS_A ? high : mid);
 #pragma unroll
-            for (int i = 0; i < ADDRESSES; ++i)
-                at[i] = TILE::DEEP ? TILE::offset(extent + along, 2 * i + (FIRST ? high : mid))
-                                   : TILE::offset(deep, extent / 8 + 2 * i + (FIRST ? mid : high));
+            for (int i = 0; i < ADDRESSES; ++i) {
+                if constexpr (TILE::DEEP)
+                    at[i] = TILE::offset(extent + along, 2 * i + (IS_A ? high : mid));
+                else if constexpr (MATRICES)
+                    at[i] = TILE::offset(deep, extent / 8 + 2 * i + (IS_A ? mid : high));
+                else
+                    // Word lane / 4 of eight in row lane % 4.
+                    at[i] = TILE::offset(lane % 4, 2 * i + lane / 16) + lane / 4 % 4 * 4;
+            }
+            if (!MATRICES) before = extent * 4;
         }
 
-        __device__ void load(uint32_t stage, int depth_step, int i, uint32_t (&m)[4]) const {
-            const uint32_t where = TILE::DEEP ? at[depth_step] + i * 16 * TILE::PITCH : at[i] + depth_step * 16 * TILE::PITCH;
-            load_matrices<!TILE::DEEP>(stage + where, m);
+        __device__ void load(uint32_t stage, int step, int i, uint32_t (&m)[4]) const {
+            if constexpr (TILE::DEEP) {
+                load_matrices<false>(stage + at[step] + i * 16 * TILE::PITCH, m);
+            } else if constexpr (MATRICES) {
+                load_matrices<true>(stage + at[i] + step * STEP * TILE::PITCH, m);
+            } else {
+#pragma unroll
+                for (int half = 0; half < 2; ++half)
+#pragma unroll
+                    for (int below = 0; below < 2; ++below) {
+                        const int eight = 2 * i + half;
+                        const uint32_t where =
+                            at[eight % 4] + eight / 4 * 8 * PIECE_BYTES + (step * STEP + 4 * below) * TILE::PITCH;
+                        asm volatile("ld.shared.b32 %0, [%1];"
+                                     : "=r"(m[IS_A ? half + 2 * below : 2 * half + below])
+                                     : "r"(stage + before + where));
+                    }
+            }
         }
     };
 
     template <class A, class B> __device__ void run(uint32_t shared, A& a, B& b, uint32_t tiles) {
         constexpr uint32_t STAGE = A::Tile::BYTES + B::Tile::BYTES;
-        constexpr int STEPS = BK / 16;
         const Fragments<typename A::Tile, TILES_M, true> from_a(warp_row());
         const Fragments<typename B::Tile, TILES_N / 2, false> from_b(warp_column());
         // Two sets: one is loaded while the other is multiplied.
@@ -230,13 +253,22 @@ template <int BM_, int BN_> struct TensorCores {
             for (int j = 0; j < TILES_N / 2; ++j) from_b.load(stage + A::Tile::BYTES, step, j, mb[step % 2][j]);
         };
         const auto multiply = [&](int step) {
+            if constexpr (sizeof(T) == 4) {
+#pragma unroll
+                for (int i = 0; i < TILES_M; ++i) round_to_tf32(ma[step % 2][i]);
+#pragma unroll
+                for (int j = 0; j < TILES_N / 2; ++j) round_to_tf32(mb[step % 2][j]);
+            }
 #pragma unroll
             for (int i = 0; i < TILES_M; ++i)
 #pragma unroll
                 for (int j = 0; j < TILES_N; ++j) {
                     const uint32_t(&pair)[4] = mb[step % 2][j / 2];
                     const uint32_t b[2] = {pair[j % 2 * 2], pair[j % 2 * 2 + 1]};
-                    mma_bf16(sums[i][j], ma[step % 2][i], b);
+                    if constexpr (sizeof(T) == 2)
+                        mma_bf16(sums[i][j], ma[step % 2][i], b);
+                    else
+                        mma_tf32(sums[i][j], ma[step % 2][i], b);
                 }
         };
         const auto fill = [&](uint32_t stage) {
@@ -282,14 +314,31 @@ template <int BM_, int BN_> struct TensorCores {
         wait_copies<0>();
     }
 
-    // Calls f(row, column, values) for V neighbours of a row at a time, through shared memory so that a warp writes whole
-    // lines. `shared` holds THREADS / 32 * 16 rows of WN + 8 floats.
-    template <int V, typename F> __device__ void each(float* shared, F f) {
-        constexpr int PITCH = WN + 8, LANES = WN / V;
+    // Hands over V neighbours of a row at a time, through shared memory so that a warp writes whole lines. `shared` holds
+    // THREADS / 32 * 16 rows of WN + 8 floats.
+    template <int V, class RESULTS> __device__ void hand_over(float* shared, const RESULTS& results) {
+        constexpr int PITCH = WN + 8, LANES = WN / V, COUNT = 16 * LANES / 32;
         __syncthreads();
         float* mine = shared + threadIdx.x / 32 * 16 * PITCH;
         const uint32_t lane = threadIdx.x % 32;
         const uint32_t column = lane % LANES * V;
+        // Of eight floats half the lanes read the second four first: no two lanes meet in a bank.
+        const bool swapped = V == 8 && lane / 4 % 2;
+        const auto read = [&](uint32_t row, float (&v)[V]) {
+            float4 fours[V / 4];
+#pragma unroll
+            for (int i = 0; i < V / 4; ++i)
+                fours[i] = *reinterpret_cast<const float4*>(mine + row * PITCH + column + (i ^ int(swapped)) * 4);
+#pragma unroll
+            for (int i = 0; i < V / 4; ++i) {
+                const float4 four = V == 8 && swapped ? fours[V / 4 - 1 - i] : fours[i];
+                v[4 * i] = four.x, v[4 * i + 1] = four.y, v[4 * i + 2] = four.z, v[4 * i + 3] = four.w;
+            }
+        };
+        const uint32_t to_column = warp_column() + column;
+        const bool whole = results.template whole<V>(to_column);
+        float bias[V] = {};
+        if (whole) results.template bias<V>(to_column, bias);
 #pragma unroll
         for (int i = 0; i < TILES_M; ++i) {
 #pragma unroll
@@ -299,38 +348,40 @@ template <int BM_, int BN_> struct TensorCores {
                     *reinterpret_cast<float2*>(mine + (lane / 4 + 8 * half) * PITCH + 8 * j + lane % 4 * 2) =
                         make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
             __syncwarp();
+            const uint32_t first = lane / LANES, to_row = warp_row() + 16 * i + first;
+            float v[V];
+            if (whole) {
+                // All residuals are under way before the first is needed.
+                typename RESULTS::template Residual<V> residuals[COUNT];
 #pragma unroll
-            for (int row = lane / LANES; row < 16; row += 32 / LANES) {
-                float v[V];
+                for (int row = 0; row < COUNT; ++row)
+                    residuals[row] = results.template residual<V>(to_row + row * 32 / LANES, to_column);
 #pragma unroll
-                for (int part = 0; part < V; part += 4) {
-                    // Of eight floats half the lanes read the second four first: no two lanes meet in a bank.
-                    const int swap = V == 8 ? lane / 4 % 2 * 4 : 0;
-                    const float4 four = *reinterpret_cast<const float4*>(mine + row * PITCH + column + (part ^ swap));
-                    v[part] = four.x, v[part + 1] = four.y, v[part + 2] = four.z, v[part + 3] = four.w;
+                for (int row = 0; row < COUNT; ++row) {
+                    read(first + row * 32 / LANES, v);
+                    results.take_whole(to_row + row * 32 / LANES, to_column, v, bias, residuals[row]);
                 }
-                if constexpr (V == 8) {
-                    if (lane / 4 % 2) {
-#pragma unroll
-                        for (int e = 0; e < 4; ++e) {
-                            const float low = v[e];
-                            v[e] = v[e + 4];
-                            v[e + 4] = low;
-                        }
-                    }
+            } else {
+#pragma unroll 1
+                for (int row = 0; row < COUNT; ++row) {
+                    read(first + row * 32 / LANES, v);
+                    results.take(to_row + row * 32 / LANES, to_column, v);
                 }
-                f(warp_row() + 16 * i + row, warp_column() + column, v);
             }
             __syncwarp();
         }
     }
-    static constexpr int EACH_BYTES = THREADS / 32 * 16 * (WN + 8) * 4;
 };
 
 // f32 on FMA units: 16 x 16 threads, TM x TN results each.
 template <int TM, int TN> struct FmaUnits {
     using Element = float;
+    static constexpr bool TENSOR = false;
     static constexpr int BM = 16 * TM, BN = 16 * TN, BK = 16, STAGES = 3, THREADS = 256;
+
+    template <int EXTENT> using Deep = Tile<EXTENT, BK * 4 / PIECE_BYTES, true, Swizzle::PIECES>;
+    // Read along its rows, which needs no swizzle.
+    template <int EXTENT> using Wide = Tile<BK, EXTENT * 4 / PIECE_BYTES, false, Swizzle::NONE>;
 
     float sums[TM][TN] = {};
 
@@ -388,7 +439,8 @@ template <int TM, int TN> struct FmaUnits {
             fill(write);
             commit_copies();
             write = write == shared + (STAGES - 1) * STAGE ? shared : write + STAGE;
-#pragma unroll
+            // Not all at once: the kernels would be twice as long.
+#pragma unroll 2
             for (int step = 0; step < BK / 4; ++step) {
                 float va[TM][4], vb[TN][4];
                 fetch<typename A::Tile, true>(read, step, va);
@@ -405,14 +457,14 @@ template <int TM, int TN> struct FmaUnits {
         wait_copies<0>();
     }
 
-    // Calls f(row, column, values) for four neighbours of a row at a time.
-    template <class A, typename F> __device__ void each(F f) {
+    // Hands over four neighbours of a row at a time.
+    template <class A, class RESULTS> __device__ void hand_over(const RESULTS& results) {
 #pragma unroll
         for (int i = 0; i < TM; ++i)
 #pragma unroll
             for (int j = 0; j < TN; j += 4) {
                 float v[4] = {sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]};
-                f(row<A>(i), column(j), v);
+                results.take(row<A>(i), column(j), v);
             }
     }
 };

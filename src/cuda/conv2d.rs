@@ -1,6 +1,7 @@
 //! Launchers of `kernels/conv2d.cu`: device twins of [`cpu::conv2d`](crate::cpu::conv2d).
 //!
-//! bf16 runs on tensor cores, f32 in true f32 on FMA units; sums are f32, and so are gradients of filters and biases. A
+//! bf16 runs on tensor cores, f32 in true f32 on FMA units, or on tensor cores in tf32 where [`Plan::tf32`] asks for it; sums
+//! are f32, and so are gradients of filters and biases. A
 //! [`Plan`] says in which tiles a pass is computed: made once per layer, it costs nothing per step.
 
 use super::launch::{Arg, Entry, Grid, Kernels, PTR, U32, U64, Value, input, optional_input, output};
@@ -12,11 +13,19 @@ use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
 
 const F32: &[&str] = &["f32"];
 const BF16: &[&str] = &["bf16"];
+const TF32: &[&str] = &["tf32"];
 const FLOATS: &[&str] = &["f32", "bf16"];
 const BLOCK: u32 = 256;
 
 /// One kernel of a pass per row of [`TILES`], and last the one that takes any shape and alignment.
 macro_rules! pass {
+    ($pass:literal, tf32) => {
+        [
+            gemm(concat!("conv2d_", $pass, "_implicit_gemm_128x128"), TF32, TENSOR_CORES_TF32),
+            gemm(concat!("conv2d_", $pass, "_implicit_gemm_128x64"), TF32, TENSOR_CORES_TF32),
+            gemm(concat!("conv2d_", $pass, "_implicit_gemm_64x64"), TF32, TENSOR_CORES_TF32),
+        ]
+    };
     ($pass:literal, $suffixes:expr, $math:expr) => {
         [
             gemm(concat!("conv2d_", $pass, "_implicit_gemm_128x128"), $suffixes, $math),
@@ -38,6 +47,9 @@ static WGRAD_F32: [Entry; 4] = pass!("wgrad", F32, FMA_UNITS);
 static FPROP_BF16: [Entry; 4] = pass!("fprop", BF16, TENSOR_CORES);
 static DGRAD_BF16: [Entry; 4] = pass!("dgrad", BF16, TENSOR_CORES);
 static WGRAD_BF16: [Entry; 4] = pass!("wgrad", BF16, TENSOR_CORES);
+static FPROP_TF32: [Entry; 3] = pass!("fprop", tf32);
+static DGRAD_TF32: [Entry; 3] = pass!("dgrad", tf32);
+static WGRAD_TF32: [Entry; 3] = pass!("wgrad", tf32);
 static REDUCE: Entry = Entry {
     file: "conv2d",
     name: "conv2d_reduce_parts",
@@ -53,15 +65,16 @@ static BIAS_GRAD: Entry = Entry {
     params: &[size_of::<Rows>(), PTR, PTR],
 };
 
-pub(super) static ENTRIES: [&Entry; 26] = {
+pub(super) static ENTRIES: [&Entry; 35] = {
     let passes = [&FPROP_F32, &DGRAD_F32, &WGRAD_F32, &FPROP_BF16, &DGRAD_BF16, &WGRAD_BF16];
-    let mut entries = [&REDUCE; 26];
+    let tf32 = [&FPROP_TF32, &DGRAD_TF32, &WGRAD_TF32];
+    let mut entries = [&REDUCE; 35];
     let mut i = 0;
-    while i < 24 {
-        entries[i] = &passes[i / 4][i % 4];
+    while i < 33 {
+        entries[i] = if i < 24 { &passes[i / 4][i % 4] } else { &tf32[(i - 24) / 3][i % 3] };
         i += 1;
     }
-    entries[24] = &BIAS_GRAD;
+    entries[33] = &BIAS_GRAD;
     entries
 };
 
@@ -103,6 +116,7 @@ struct Math {
 }
 
 const TENSOR_CORES: Math = Math { threads: 128, bk: 32, stages: 4, step_ps: 14.0 };
+const TENSOR_CORES_TF32: Math = Math { threads: 128, bk: 16, stages: 4, step_ps: 14.0 };
 const FMA_UNITS: Math = Math { threads: 256, bk: 16, stages: 3, step_ps: 70.0 };
 
 /// Tiles to choose from: `BM`, `BN`, and how much longer an element of theirs takes than one of the largest.
@@ -144,7 +158,8 @@ pub struct Plan {
     problem: Conv2dProblem,
     /// As the kernel sees it: 1x1 without stride and padding is a plain GEMM, one row of pixels.
     flat: Conv2dProblem,
-    suffix: &'static str,
+    /// `f32`, `bf16` or `tf32`.
+    kind: &'static str,
     tile: usize,
     parts: u32,
 }
@@ -155,9 +170,16 @@ impl Plan {
     /// # Errors
     /// When the problem contradicts itself or its extents exceed what kernels count in 32 bits.
     pub fn new<T: Value>(pass: Pass, problem: &Conv2dProblem) -> Result<Plan> {
-        let plans = Plan::candidates::<T>(pass, problem)?;
-        let best = plans.into_iter().min_by(|a, b| a.predicted_us().total_cmp(&b.predicted_us()));
-        Ok(best.expect("there are candidates for every problem"))
+        Ok(best(Plan::candidates::<T>(pass, problem)?))
+    }
+
+    /// A plan for f32 tensors on tensor cores: products of 10 bits of mantissa, sums in f32. Channels that are no whole
+    /// tiles or packs are computed in true f32.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn tf32(pass: Pass, problem: &Conv2dProblem) -> Result<Plan> {
+        Ok(best(Plan::tf32_candidates(pass, problem)?))
     }
 
     /// All plans worth a measurement, for a search on a real device.
@@ -165,12 +187,23 @@ impl Plan {
     /// # Errors
     /// As [`Plan::new`].
     pub fn candidates<T: Value>(pass: Pass, problem: &Conv2dProblem) -> Result<Vec<Plan>> {
+        Plan::of_kind(T::SUFFIX, pass, problem)
+    }
+
+    /// As [`Plan::candidates`], for [`Plan::tf32`].
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn tf32_candidates(pass: Pass, problem: &Conv2dProblem) -> Result<Vec<Plan>> {
+        Plan::of_kind("tf32", pass, problem)
+    }
+
+    fn of_kind(kind: &'static str, pass: Pass, problem: &Conv2dProblem) -> Result<Vec<Plan>> {
         check(problem)?;
         let mut plans = Vec::new();
         for tile in 0..TILES.len() {
             for parts in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64] {
-                let flat = flattened(problem);
-                let plan = Plan { pass, problem: *problem, flat, suffix: T::SUFFIX, tile, parts };
+                let plan = Plan { pass, problem: *problem, flat: flattened(problem), kind, tile, parts };
                 let deep = plan.depth().div_ceil(plan.math().bk);
                 // A part is worth its start when it is a few tiles deep.
                 let fits = u64::from(parts) * plan.result_elems() as u64 <= PARTIAL_ELEMS && deep >= 4 * parts;
@@ -208,7 +241,11 @@ impl Plan {
     }
 
     fn math(&self) -> Math {
-        if self.suffix == "bf16" { TENSOR_CORES } else { FMA_UNITS }
+        match self.kind {
+            "bf16" => TENSOR_CORES,
+            "tf32" => TENSOR_CORES_TF32,
+            _ => FMA_UNITS,
+        }
     }
 
     fn result_elems(&self) -> usize {
@@ -273,7 +310,7 @@ impl Plan {
     /// within what a tile spans.
     fn is_aligned(&self, operands: [Arg; 2]) -> bool {
         let p = &self.flat;
-        let pack = if self.suffix == "bf16" { 8 } else { 4 };
+        let pack = 16 / self.elem_bytes();
         let whole = match self.pass {
             Pass::Fprop => p.c % pack == 0 && p.c >= self.math().bk,
             Pass::Dgrad => p.c % pack == 0 && p.k % self.math().bk == 0,
@@ -292,11 +329,18 @@ impl Plan {
         whole && near && operands.iter().all(|operand| operand.word() % 16 == 0)
     }
 
-    fn entries(&self) -> &'static [Entry; 4] {
-        match (self.pass, self.suffix) {
+    fn elem_bytes(&self) -> u32 {
+        if self.kind == "bf16" { 2 } else { 4 }
+    }
+
+    fn entries(&self) -> &'static [Entry] {
+        match (self.pass, self.kind) {
             (Pass::Fprop, "bf16") => &FPROP_BF16,
             (Pass::Dgrad, "bf16") => &DGRAD_BF16,
             (Pass::Wgrad, "bf16") => &WGRAD_BF16,
+            (Pass::Fprop, "tf32") => &FPROP_TF32,
+            (Pass::Dgrad, "tf32") => &DGRAD_TF32,
+            (Pass::Wgrad, "tf32") => &WGRAD_TF32,
             (Pass::Fprop, _) => &FPROP_F32,
             (Pass::Dgrad, _) => &DGRAD_F32,
             (Pass::Wgrad, _) => &WGRAD_F32,
@@ -305,11 +349,12 @@ impl Plan {
 
     /// The plan must be for this pass and type, and the workspace large enough.
     fn check<T: Value>(&self, op: &'static str, pass: Pass, workspace: usize) -> Result<()> {
-        if self.pass != pass || self.suffix != T::SUFFIX {
+        let fits = self.kind == T::SUFFIX || (self.kind, T::SUFFIX) == ("tf32", "f32");
+        if self.pass != pass || !fits {
             return Err(Error::argument(
                 op,
                 format_args!("a plan for {pass:?} in {}", T::SUFFIX),
-                format_args!("one for {:?} in {}", self.pass, self.suffix),
+                format_args!("one for {:?} in {}", self.pass, self.kind),
                 "make it with Plan::new of that pass and type",
             ));
         }
@@ -333,14 +378,20 @@ impl Plan {
         workspace: Arg,
         stream: &CudaStream,
     ) -> Result<()> {
-        let math = self.math();
         let aligned = self.is_aligned(operands);
+        if !aligned && self.kind == "tf32" {
+            // There is no guarded kernel in tf32: true f32 is as good.
+            let plan = Plan { kind: "f32", ..*self };
+            // SAFETY: the caller's contract is the same.
+            return unsafe { plan.launch(kernels, operands, finish, (reduce, columns), workspace, stream) };
+        }
+        let math = self.math();
         let (entry, tile) = if aligned { (self.tile, self.tile) } else { (TILES.len(), GUARDED) };
-        let stage = (TILES[tile].0 + TILES[tile].1) * math.bk * if self.suffix == "bf16" { 2 } else { 4 };
+        let stage = (TILES[tile].0 + TILES[tile].1) * math.bk * self.elem_bytes();
         let parts = Parts { count: self.parts, tiles: self.tiles_per_part() };
         let partials = if self.parts == 1 { 0 } else { workspace.word() };
         let args = [self.flat.into(), parts.into(), operands[0], operands[1], Finish { partials, ..finish }.into()];
-        let entry = (&self.entries()[entry], self.suffix);
+        let entry = (&self.entries()[entry], self.kind);
         // SAFETY: the caller's contract; the grid has a block per tile, part and residue.
         unsafe { kernels.launch(entry, self.grid(tile), stage * math.stages, &args, stream)? };
         if self.parts == 1 {
@@ -351,6 +402,11 @@ impl Plan {
         // SAFETY: the parts that the first kernel has written, and the caller's contract.
         unsafe { kernels.launch((&REDUCE, reduce), elems.div_ceil(4 * u64::from(BLOCK)), 0, &args, stream) }
     }
+}
+
+fn best(plans: Vec<Plan>) -> Plan {
+    let best = plans.into_iter().min_by(|a, b| a.predicted_us().total_cmp(&b.predicted_us()));
+    best.expect("there are candidates for every problem")
 }
 
 /// 1x1 windows that take every pixel once: a plain GEMM, as an image of one row.
