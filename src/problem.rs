@@ -182,6 +182,44 @@ impl Conv2dProblem {
         })
     }
 
+    /// A fully connected layer of `m` rows with `k_in` features and `n_out` units: the 1x1 convolution of images of one
+    /// pixel.
+    ///
+    /// # Errors
+    /// When an extent is zero or exceeds 32 bits.
+    pub fn linear(op: &'static str, m: usize, n_out: usize, k_in: usize) -> Result<Self> {
+        let extent = |name: &str, value: usize| {
+            u32::try_from(value).ok().filter(|&value| value > 0).ok_or_else(|| {
+                Error::argument(
+                    op,
+                    format_args!("{name} of 1 to 2^32 - 1"),
+                    value,
+                    "no extent of a problem may be zero",
+                )
+            })
+        };
+        let (m, n_out, k_in) = (extent("m", m)?, extent("n_out", n_out)?, extent("k_in", k_in)?);
+        Conv2dProblem::new([m, 1, 1, k_in], [n_out, 1, 1, k_in], Window::default())
+    }
+
+    /// Rejects a problem whose fields contradict each other (they are public), so that the passes can rely on them.
+    pub(crate) fn check(&self, op: &'static str) -> Result<()> {
+        let window = Window {
+            pads: [self.pad_top, self.pad_bottom, self.pad_left, self.pad_right],
+            strides: [self.stride_h, self.stride_w],
+            dilations: [self.dilation_h, self.dilation_w],
+        };
+        if Conv2dProblem::new([self.n, self.h, self.w, self.c], [self.k, self.r, self.s, self.c], window)? == *self {
+            return Ok(());
+        }
+        Err(Error::argument(
+            op,
+            "p and q that follow from the other extents",
+            format_args!("{self:?}"),
+            "use Conv2dProblem::new",
+        ))
+    }
+
     /// Elements of `x`.
     pub fn x_elems(&self) -> usize {
         self.n as usize * self.h as usize * self.w as usize * self.c as usize

@@ -16,8 +16,8 @@ use crate::cpu::gemm::{
     COLS, KC, LDA, MC, Output, PIECES, Panels, ROWS, Run, Shared, column_block, compiled_for, current_isa, even_parts,
     row_block, with_shared,
 };
-use crate::error::{Error, Result, check_len};
-use crate::problem::{Conv2dProblem, Window};
+use crate::error::{Result, check_len};
+use crate::problem::Conv2dProblem;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -379,24 +379,6 @@ fn gather_rows(gather: &Gather, s: usize, input: &[f32], panels: Panels, packed:
     });
 }
 
-/// Rejects a problem whose fields contradict each other (they are public), so that the passes can rely on them.
-fn check_problem(op: &'static str, p: &Conv2dProblem) -> Result<()> {
-    let window = Window {
-        pads: [p.pad_top, p.pad_bottom, p.pad_left, p.pad_right],
-        strides: [p.stride_h, p.stride_w],
-        dilations: [p.dilation_h, p.dilation_w],
-    };
-    if Conv2dProblem::new([p.n, p.h, p.w, p.c], [p.k, p.r, p.s, p.c], window)? == *p {
-        return Ok(());
-    }
-    Err(Error::argument(
-        op,
-        "p and q that follow from the other extents",
-        format_args!("{p:?}"),
-        "use Conv2dProblem::new",
-    ))
-}
-
 /// `y[n,p,q,k] = sum_{r,s,c} x[n, p·stride + r·dilation - pad, q·…, c] · w[k,r,s,c] (+ bias[k]) (+ residual[n,p,q,k])`.
 ///
 /// # Shapes
@@ -434,7 +416,7 @@ pub fn fprop(
     y: &mut [f32],
 ) -> Result<()> {
     const OP: &str = "conv2d.fprop";
-    check_problem(OP, &p)?;
+    p.check(OP)?;
     check_len(OP, "x", x.len(), p.x_elems())?;
     check_len(OP, "w", w.len(), p.w_elems())?;
     check_len(OP, "y", y.len(), p.y_elems())?;
@@ -480,7 +462,7 @@ pub fn fprop(
 /// ```
 pub fn dgrad(p: Conv2dProblem, w: &[f32], dy: &[f32], dx: &mut [f32]) -> Result<()> {
     const OP: &str = "conv2d.dgrad";
-    check_problem(OP, &p)?;
+    p.check(OP)?;
     check_len(OP, "w", w.len(), p.w_elems())?;
     check_len(OP, "dy", dy.len(), p.y_elems())?;
     check_len(OP, "dx", dx.len(), p.x_elems())?;
@@ -581,7 +563,7 @@ fn dgrad_narrow(p: &Conv2dProblem, w: &[f32], dy: &[f32], dx: &mut [f32]) {
 /// ```
 pub fn wgrad(p: Conv2dProblem, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<()> {
     const OP: &str = "conv2d.wgrad";
-    check_problem(OP, &p)?;
+    p.check(OP)?;
     check_len(OP, "x", x.len(), p.x_elems())?;
     check_len(OP, "dy", dy.len(), p.y_elems())?;
     check_len(OP, "dw", dw.len(), p.w_elems())?;
@@ -729,7 +711,7 @@ fn pack_windows(packed: &mut [f32], panels: Panels, gather: &Gather, x: &[f32], 
 /// ```
 pub fn bias_grad(p: Conv2dProblem, dy: &[f32], db: &mut [f32]) -> Result<()> {
     const OP: &str = "conv2d.bias_grad";
-    check_problem(OP, &p)?;
+    p.check(OP)?;
     check_len(OP, "dy", dy.len(), p.y_elems())?;
     check_len(OP, "db", db.len(), p.k as usize)?;
     let k = db.len();

@@ -1,19 +1,8 @@
 //! Fully connected layer on the CPU: the 1x1 convolution of an image of one pixel, and computed as such.
 
 use crate::cpu::conv2d;
-use crate::error::{Error, Result, check_len};
-use crate::problem::{Conv2dProblem, Window};
-
-/// `m` rows of `k_in` features times `n_out` units, as a convolution.
-fn problem(op: &'static str, m: usize, n_out: usize, k_in: usize) -> Result<Conv2dProblem> {
-    let extent = |name: &str, value: usize| {
-        u32::try_from(value).ok().filter(|&value| value > 0).ok_or_else(|| {
-            Error::argument(op, format_args!("{name} of 1 to 2^32 - 1"), value, "no extent of a problem may be zero")
-        })
-    };
-    let (m, n_out, k_in) = (extent("m", m)?, extent("n_out", n_out)?, extent("k_in", k_in)?);
-    Conv2dProblem::new([m, 1, 1, k_in], [n_out, 1, 1, k_in], Window::default())
-}
+use crate::error::{Result, check_len};
+use crate::problem::Conv2dProblem;
 
 /// `y[m, n_out] = x[m, k_in] · wᵀ (+ bias)`.
 ///
@@ -50,7 +39,7 @@ pub fn forward(
     y: &mut [f32],
 ) -> Result<()> {
     const OP: &str = "linear.forward";
-    let p = problem(OP, m, n_out, k_in)?;
+    let p = Conv2dProblem::linear(OP, m, n_out, k_in)?;
     check_len(OP, "x", x.len(), p.x_elems())?;
     check_len(OP, "w", w.len(), p.w_elems())?;
     check_len(OP, "y", y.len(), p.y_elems())?;
@@ -83,7 +72,7 @@ pub fn forward(
 /// ```
 pub fn backward_x(m: usize, n_out: usize, k_in: usize, w: &[f32], dy: &[f32], dx: &mut [f32]) -> Result<()> {
     const OP: &str = "linear.backward_x";
-    let p = problem(OP, m, n_out, k_in)?;
+    let p = Conv2dProblem::linear(OP, m, n_out, k_in)?;
     check_len(OP, "w", w.len(), p.w_elems())?;
     check_len(OP, "dy", dy.len(), p.y_elems())?;
     check_len(OP, "dx", dx.len(), p.x_elems())?;
@@ -113,7 +102,7 @@ pub fn backward_x(m: usize, n_out: usize, k_in: usize, w: &[f32], dy: &[f32], dx
 /// ```
 pub fn backward_w(m: usize, n_out: usize, k_in: usize, x: &[f32], dy: &[f32], dw: &mut [f32]) -> Result<()> {
     const OP: &str = "linear.backward_w";
-    let p = problem(OP, m, n_out, k_in)?;
+    let p = Conv2dProblem::linear(OP, m, n_out, k_in)?;
     check_len(OP, "x", x.len(), p.x_elems())?;
     check_len(OP, "dy", dy.len(), p.y_elems())?;
     check_len(OP, "dw", dw.len(), p.w_elems())?;
@@ -143,7 +132,7 @@ pub fn backward_w(m: usize, n_out: usize, k_in: usize, x: &[f32], dy: &[f32], dw
 /// ```
 pub fn backward_b(m: usize, n_out: usize, dy: &[f32], db: &mut [f32]) -> Result<()> {
     const OP: &str = "linear.backward_b";
-    let p = problem(OP, m, n_out, 1)?;
+    let p = Conv2dProblem::linear(OP, m, n_out, 1)?;
     check_len(OP, "dy", dy.len(), p.y_elems())?;
     check_len(OP, "db", db.len(), n_out)?;
     conv2d::bias_grad(p, dy, db)

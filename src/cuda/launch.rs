@@ -1,6 +1,7 @@
 //! Kernels as Rust sees them: which entry points there are, their arguments, and the launch itself.
 
 use crate::{Error, Result};
+use cudarc::driver::sys::CUfunction_attribute_enum;
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError,
     LaunchConfig, PushKernelArg, SyncOnDrop,
@@ -47,6 +48,9 @@ pub(crate) struct Arg {
     value: Words,
     bytes: usize,
 }
+
+/// Dynamic shared memory that every kernel may have; more must be asked for.
+const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
 /// Room for an argument.
 #[derive(Clone, Copy)]
@@ -218,6 +222,12 @@ impl Kernels {
             ));
         }
         let function = self.function(entry, suffix)?;
+        if shared_bytes > SHARED_WITHOUT_ASKING {
+            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(attribute, shared_bytes as i32).map_err(|e| {
+                driver_error(format_args!("giving {} {shared_bytes} bytes of shared memory", symbol()), e)
+            })?;
+        }
         let mut launch = stream.launch_builder(&function);
         for arg in args {
             launch.arg(&arg.value);

@@ -12,10 +12,13 @@
 
 pub mod adam;
 pub mod batch_norm;
+pub mod conv2d;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementwise;
+pub mod gemm;
 mod launch;
+pub mod linear;
 pub mod pool2d;
 pub mod probe;
 mod rows;
@@ -34,8 +37,10 @@ pub fn entries() -> Vec<&'static Entry> {
         &elementwise::ENTRIES[..],
         &adam::ENTRIES,
         &batch_norm::ENTRIES,
+        &conv2d::ENTRIES,
         &cross_entropy::ENTRIES,
         &dropout::ENTRIES,
+        &gemm::ENTRIES,
         &pool2d::ENTRIES,
         &sgd::ENTRIES,
         &softmax_kl::ENTRIES,

@@ -13,7 +13,9 @@ mod common;
 
 mod abi;
 mod batch_norm;
+mod conv2d;
 mod elementwise;
+mod gemm;
 mod gpu;
 mod losses;
 mod optimisers;
@@ -32,8 +34,10 @@ fn main() -> ExitCode {
         prebuilt::CASES,
         abi::CASES,
         elementwise::CASES,
+        gemm::CASES,
         optimisers::CASES,
         batch_norm::CASES,
+        conv2d::CASES,
         pool2d::CASES,
         losses::CASES,
     ]
