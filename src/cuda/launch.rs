@@ -1,6 +1,7 @@
 //! Kernels as Rust sees them: which entry points there are, their arguments, and the launch itself.
 
 use crate::{Error, Result};
+use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError,
     LaunchConfig, PushKernelArg, SyncOnDrop,
@@ -40,6 +41,9 @@ pub(crate) const PTR: usize = 8;
 pub(crate) const U32: usize = 4;
 /// Bytes of a `float`.
 pub(crate) const F32: usize = 4;
+
+/// Dynamic shared memory that a kernel has without asking.
+const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
 
 /// An argument of a launch: a value as it lies in memory.
 #[derive(Clone, Copy)]
@@ -218,6 +222,11 @@ impl Kernels {
             ));
         }
         let function = self.function(entry, suffix)?;
+        if shared_bytes > DEFAULT_SHARED_BYTES {
+            function
+                .set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes as i32)
+                .map_err(|e| driver_error(format_args!("giving {} {shared_bytes} bytes", symbol()), e))?;
+        }
         let mut launch = stream.launch_builder(&function);
         for arg in args {
             launch.arg(&arg.value);

@@ -9,6 +9,9 @@
 //! computes is said once, at its host twin in [`cpu`](crate::cpu).
 
 pub mod adam;
+pub mod augment_geometry;
+pub mod augment_pipeline;
+pub mod augment_pixel;
 pub mod batch_norm;
 pub mod cross_entropy;
 pub mod dropout;
@@ -31,6 +34,9 @@ pub fn entries() -> Vec<&'static Entry> {
     [
         &elementwise::ENTRIES[..],
         &adam::ENTRIES,
+        &augment_geometry::ENTRIES,
+        &augment_pipeline::ENTRIES,
+        &augment_pixel::ENTRIES,
         &batch_norm::ENTRIES,
         &cross_entropy::ENTRIES,
         &dropout::ENTRIES,

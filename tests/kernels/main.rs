@@ -13,6 +13,7 @@ mod nvcc;
 mod common;
 
 mod abi;
+mod augment;
 mod batch_norm;
 mod elementwise;
 mod gpu;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let cases = [
         prebuilt::CASES,
         abi::CASES,
+        augment::CASES,
         elementwise::CASES,
         optimisers::CASES,
         batch_norm::CASES,
