@@ -26,6 +26,8 @@ pub mod device;
 pub mod dtype;
 #[cfg(feature = "nn")]
 pub mod fs;
+#[cfg(any(feature = "cpu", feature = "cuda"))]
+mod geometry;
 #[cfg(feature = "nn")]
 pub mod nn;
 #[cfg(feature = "nn")]

@@ -22,6 +22,8 @@
 //! # Ok::<(), warpsmith::Error>(())
 //! ```
 
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod geometry;
 mod keras_rand_augment;
 mod rand_augment;

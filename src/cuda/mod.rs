@@ -11,6 +11,9 @@
 //! Buffers of bf16 are `CudaSlice<half::bf16>`; to allocate them with cudarc's functions enable its feature `f16`.
 
 pub mod adam;
+pub mod augment_geometry;
+pub mod augment_pipeline;
+pub mod augment_pixel;
 pub mod batch_norm;
 pub mod conv2d;
 pub mod cross_entropy;
@@ -36,6 +39,9 @@ pub fn entries() -> Vec<&'static Entry> {
     [
         &elementwise::ENTRIES[..],
         &adam::ENTRIES,
+        &augment_geometry::ENTRIES,
+        &augment_pipeline::ENTRIES,
+        &augment_pixel::ENTRIES,
         &batch_norm::ENTRIES,
         &conv2d::ENTRIES,
         &cross_entropy::ENTRIES,

@@ -12,6 +12,7 @@ mod nvcc;
 mod common;
 
 mod abi;
+mod augment;
 mod batch_norm;
 mod conv2d;
 mod elementwise;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let cases = [
         prebuilt::CASES,
         abi::CASES,
+        augment::CASES,
         elementwise::CASES,
         gemm::CASES,
         optimisers::CASES,

@@ -48,3 +48,21 @@ extern "C" __global__ void reused_slot(const float* x, float* y, int barrier) {
     __syncthreads();
     y[threadIdx.x] = first + slot;
 }
+
+// Each half of the warp has a mask of its own, then each parity: the second masks cross the first.
+extern "C" __global__ void crossing_masks(const int* x, int* y) {
+    int lane = threadIdx.x % 32, v = x[threadIdx.x];
+    unsigned half = lane < 16 ? 0xffffu : 0xffff0000u, parity = lane % 2 ? 0xaaaaaaaau : 0x55555555u;
+    y[threadIdx.x * 4] = __reduce_max_sync(half, v);
+    y[threadIdx.x * 4 + 1] = __reduce_add_sync(parity, v);
+    y[threadIdx.x * 4 + 2] = __shfl_xor_sync(parity, v, 16);
+    y[threadIdx.x * 4 + 3] = __ballot_sync(parity, v > 50);
+}
+
+// Threads behind the end leave before the barrier, in the middle of a warp.
+extern "C" __global__ void some_leave_first(float* y, int n) {
+    if (threadIdx.x >= n) return;
+    y[threadIdx.x] = 1.f;
+    __syncthreads();
+    y[threadIdx.x] += 1.f;
+}

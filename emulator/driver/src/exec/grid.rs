@@ -483,7 +483,7 @@ fn ready(warp: &Warp) -> Option<usize> {
             let here = warp
                 .groups
                 .iter()
-                .filter(|o| o.pc == g.pc && matches!(o.state, State::Sync(_)))
+                .filter(|o| o.pc == g.pc && o.state == State::Sync(want))
                 .fold(0, |m, o| m | o.mask);
             want & warp.live & !here == 0
         }
@@ -590,9 +590,11 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
 }
 
 /// Lanes that wait at a meeting point may hold what the others of their warp need, be it that those spin or that they
-/// stand at a `.sync` operation whose mask names the waiting ones: lets the waiting ones of one warp go on.
+/// stand at a `.sync` operation whose mask names the waiting ones, or at a barrier that the waiting ones will reach or
+/// leave it to the others by exiting: lets the waiting ones of one warp go on.
 fn release(slot: &mut Slot) -> bool {
-    let blocked = |w: &Warp| w.spinning || w.groups.iter().any(|g| matches!(g.state, State::Sync(_)));
+    let blocked =
+        |w: &Warp| w.spinning || w.groups.iter().any(|g| matches!(g.state, State::Sync(_) | State::Barrier(_)));
     slot.warps.iter_mut().filter(|w| blocked(w)).any(|w| {
         let released = w.release_waiters();
         w.spinning &= !released;

@@ -404,7 +404,7 @@ fn sync_ready(
     // Others are elsewhere: wait for them, unless they are all here already.
     let mut here = mask;
     for (i, g) in warp.groups.iter().enumerate() {
-        if i != group && g.pc == pc as u32 && matches!(g.state, State::Sync(_)) {
+        if i != group && g.pc == pc as u32 && g.state == State::Sync(want) {
             here |= g.mask;
         }
     }
@@ -415,10 +415,11 @@ fn sync_ready(
     Some(here)
 }
 
-/// Lets the groups that waited at the same `.sync` operation go on behind it.
-fn sync_done(warp: &mut Warp, group: usize, pc: usize, here: u32) {
+/// Lets the groups that waited at the same `.sync` operation with the same member mask go on behind it: those with another
+/// mask wait for lanes of their own.
+fn sync_done(warp: &mut Warp, group: usize, pc: usize, want: u32) {
     for (i, g) in warp.groups.iter_mut().enumerate() {
-        if i != group && g.pc == pc as u32 && matches!(g.state, State::Sync(_)) && g.mask & here != 0 {
+        if i != group && g.pc == pc as u32 && g.state == State::Sync(want) {
             g.state = State::Ready;
             g.pc += 1;
         }
@@ -629,7 +630,7 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
                 let Some(here) = sync_ready(cx, block, warp, group, at, part, want) else { stop!(Stop::Parked) };
                 warp_ops::collective(cx, block, warp, at, &inst.op, here);
                 if here != part {
-                    sync_done(warp, group, at, here);
+                    sync_done(warp, group, at, want);
                 }
             }
             Op::ActiveMask { d } => {

@@ -65,3 +65,31 @@ fn what_raced_once_is_remembered_for_the_next_race() {
         ],
     );
 }
+
+#[test]
+fn member_masks_may_cross_those_of_the_operation_before() {
+    let r = Rig::new(PATTERNS);
+    let x: Vec<i32> = (0..32).map(|i| i * 37 % 101).collect();
+    let (dx, y) = (r.put(&x), r.empty::<i32>(128));
+    r.clean("crossing_masks", 1, 32, &[Arg::Ptr(dx), Arg::Ptr(y)]);
+    let got = r.get::<i32>(y, 128);
+    for lane in 0..32usize {
+        let half = &x[lane / 16 * 16..][..16];
+        let parity = || (0..32).filter(|i| i % 2 == lane % 2);
+        let ballot = parity().filter(|&i| x[i] > 50).fold(0u32, |mask, i| mask | 1 << i);
+        let want = [*half.iter().max().unwrap(), parity().map(|i| x[i]).sum(), x[lane ^ 16], ballot as i32];
+        assert_eq!(got[lane * 4..][..4], want, "lane {lane}");
+    }
+}
+
+#[test]
+fn threads_that_leave_in_the_middle_of_a_warp_do_not_hold_up_the_barrier() {
+    let r = Rig::new(PATTERNS);
+    let y = r.empty::<f32>(64);
+    let done = r.run("some_leave_first", 1, 64, &[Arg::Ptr(y), Arg::I32(40)]);
+    assert_finding(&done, Kind::DivergentBarrier, &["24 of 64 threads of the block had exited"]);
+    assert!(done.fault.is_none(), "the others go on");
+    assert_eq!(r.get::<f32>(y, 40), [2f32; 40]);
+    let y = r.empty::<f32>(64);
+    r.clean("some_leave_first", 1, 64, &[Arg::Ptr(y), Arg::I32(64)]);
+}

@@ -1,0 +1,111 @@
+// RGB images [h, w, 3] of bytes or floats, in any memory, and how a block walks over them: value by value in units of four,
+// or pixel by pixel. Neighbouring threads touch neighbouring words: coalesced, and without bank conflicts.
+#pragma once
+
+#include "vector.cuh"
+
+constexpr int AUGMENT_BLOCK = 512;
+
+// Clipped to 0..255 and truncated, NaN as 0: a cast to u8.
+__device__ inline float quantised(float x) { return truncf(fminf(fmaxf(x, 0.0f), 255.0f)); }
+
+// A result on its way into an image of T.
+template <typename T> __device__ inline float to_pixel(float x) { return x; }
+template <> __device__ inline float to_pixel<uint8_t>(float x) { return quantised(x); }
+
+// The part of an image that a block handles: one of `parts`, interleaved.
+struct Share {
+    uint32_t part, parts;
+};
+
+// Calls f(first value, valid) for the units of this thread.
+template <typename F> __device__ inline void each_unit(uint32_t values, Share share, F f) {
+    const uint32_t units = (values + 3) / 4;
+    for (uint32_t unit = share.part * AUGMENT_BLOCK + threadIdx.x; unit < units; unit += share.parts * AUGMENT_BLOCK) {
+        f(unit * 4, valid_elements<4>(unit * 4, values));
+    }
+}
+
+// The one of three that belongs to a channel.
+template <typename V> __device__ inline V of_channel(const V (&v)[3], uint32_t channel) {
+    return channel == 0 ? v[0] : channel == 1 ? v[1] : v[2];
+}
+
+// y[i] = f(x[i], channel)
+template <typename X, typename Y, typename F>
+__device__ inline void map_values(const X* x, Y* y, uint32_t values, Share share, F f) {
+    each_unit(values, share, [&](uint32_t first, int valid) {
+        float v[4];
+        load(x + first, valid, v);
+        const uint32_t channel = first % 3;
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) v[i] = f(v[i], (channel + i) % 3);
+        store(y + first, valid, v);
+    });
+}
+
+// Writes the pixels of a block, thread t's being the t-th of `there` from pixel `first` on, into shared memory: three words
+// or bytes to a thread are free of bank conflicts.
+struct Direct {
+    template <typename T> __device__ void write(T* y, uint32_t first, uint32_t there, const float (&rgb)[3]) const {
+        if (threadIdx.x >= there) return;
+        T* pixel = y + (first + threadIdx.x) * 3;
+#pragma unroll
+        for (int k = 0; k < 3; ++k) pixel[k] = from_float<T>(rgb[k]);
+    }
+};
+
+// `store` into global memory. The compiler breaks its pack of floats into scalars where Staged writes.
+__device__ inline void store_words(float* place, int valid, const float (&v)[4]) {
+    if (valid >= 4 && reinterpret_cast<uintptr_t>(place) % sizeof(float4) == 0) {
+        __stwb(reinterpret_cast<float4*>(place), make_float4(v[0], v[1], v[2], v[3]));
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            if (i < valid) place[i] = v[i];
+    }
+}
+__device__ inline void store_words(uint8_t* place, int valid, const float (&v)[4]) { store(place, valid, v); }
+
+// The same into global memory: each warp regroups its 96 values in shared memory, so that 24 lanes write four each.
+struct Staged {
+    float* memory;  // [AUGMENT_BLOCK * 3], shared
+
+    template <typename T> __device__ void write(T* y, uint32_t first, uint32_t there, const float (&rgb)[3]) const {
+        const uint32_t lane = threadIdx.x % 32, before = threadIdx.x - lane;
+        float* mine = memory + before * 3;
+        if (threadIdx.x < there) {
+#pragma unroll
+            for (int k = 0; k < 3; ++k) mine[lane * 3 + k] = rgb[k];
+        }
+        __syncwarp();
+        const int valid = (int(there) - int(before)) * 3 - int(lane) * 4;
+        if (lane < 24 && valid > 0) {
+            float v[4];
+            load(mine + lane * 4, valid, v);
+            T* place = y + (first + before) * 3 + lane * 4;
+            store_words(place, valid, v);
+        }
+        __syncwarp();
+    }
+};
+
+// y[p, q] = the three values that f(q)(p, rgb) gives; f(q) is what a column's pixels share. A thread keeps its column from row
+// to row where the image is not wider than a block. All threads take part.
+template <typename T, typename Writer, typename F>
+__device__ inline void map_pixels(T* y, uint32_t h, uint32_t w, Share share, Writer writer, F f) {
+    const uint32_t columns = min(w, AUGMENT_BLOCK), rows = AUGMENT_BLOCK / columns;
+    const uint32_t row = threadIdx.x / columns, column = threadIdx.x - row * columns;
+#pragma unroll 1
+    for (uint32_t q = 0; q < w; q += columns) {
+        const auto pixel = f(min(q + column, w - 1));
+#pragma unroll 1
+        for (uint32_t p = share.part * rows; p < h; p += share.parts * rows) {
+            // Neighbouring threads have neighbouring pixels, over the ends of rows too.
+            const uint32_t there = min(rows, h - p) * min(columns, w - q);
+            float rgb[3];
+            if (threadIdx.x < there) pixel(p + row, rgb);
+            writer.write(y, p * w + q, there, rgb);
+        }
+    }
+}
