@@ -58,11 +58,3 @@ extern "C" __global__ void crossing_masks(const int* x, int* y) {
     y[threadIdx.x * 4 + 2] = __shfl_xor_sync(parity, v, 16);
     y[threadIdx.x * 4 + 3] = __ballot_sync(parity, v > 50);
 }
-
-// Threads behind the end leave before the barrier, in the middle of a warp.
-extern "C" __global__ void some_leave_first(float* y, int n) {
-    if (threadIdx.x >= n) return;
-    y[threadIdx.x] = 1.f;
-    __syncthreads();
-    y[threadIdx.x] += 1.f;
-}

@@ -480,11 +480,8 @@ fn ready(warp: &Warp) -> Option<usize> {
         State::Sync(want) => {
             // Those it waits for may have come, or left, since.
             let g = &warp.groups[i];
-            let here = warp
-                .groups
-                .iter()
-                .filter(|o| o.pc == g.pc && o.state == State::Sync(want))
-                .fold(0, |m, o| m | o.mask);
+            let here =
+                warp.groups.iter().filter(|o| o.pc == g.pc && o.state == State::Sync(want)).fold(0, |m, o| m | o.mask);
             want & warp.live & !here == 0
         }
         _ => false,
@@ -590,11 +587,9 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
 }
 
 /// Lanes that wait at a meeting point may hold what the others of their warp need, be it that those spin or that they
-/// stand at a `.sync` operation whose mask names the waiting ones, or at a barrier that the waiting ones will reach or
-/// leave it to the others by exiting: lets the waiting ones of one warp go on.
+/// stand at a `.sync` operation whose mask names the waiting ones: lets the waiting ones of one warp go on.
 fn release(slot: &mut Slot) -> bool {
-    let blocked =
-        |w: &Warp| w.spinning || w.groups.iter().any(|g| matches!(g.state, State::Sync(_) | State::Barrier(_)));
+    let blocked = |w: &Warp| w.spinning || w.groups.iter().any(|g| matches!(g.state, State::Sync(_)));
     slot.warps.iter_mut().filter(|w| blocked(w)).any(|w| {
         let released = w.release_waiters();
         w.spinning &= !released;

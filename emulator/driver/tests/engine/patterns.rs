@@ -81,15 +81,3 @@ fn member_masks_may_cross_those_of_the_operation_before() {
         assert_eq!(got[lane * 4..][..4], want, "lane {lane}");
     }
 }
-
-#[test]
-fn threads_that_leave_in_the_middle_of_a_warp_do_not_hold_up_the_barrier() {
-    let r = Rig::new(PATTERNS);
-    let y = r.empty::<f32>(64);
-    let done = r.run("some_leave_first", 1, 64, &[Arg::Ptr(y), Arg::I32(40)]);
-    assert_finding(&done, Kind::DivergentBarrier, &["24 of 64 threads of the block had exited"]);
-    assert!(done.fault.is_none(), "the others go on");
-    assert_eq!(r.get::<f32>(y, 40), [2f32; 40]);
-    let y = r.empty::<f32>(64);
-    r.clean("some_leave_first", 1, 64, &[Arg::Ptr(y), Arg::I32(64)]);
-}
