@@ -1,15 +1,17 @@
 // 2-d convolution as implicit GEMM: fprop, dgrad, wgrad, and the gradient of the bias.
 //
-// Computes     fprop: y[n,p,q,k] = sum over r, s, c of x[n, p*stride_h + r*dilation_h - pad_top, .., c] * w[k,r,s,c] (+ bias[k])
-//              (+ residual); dgrad: dx, its adjoint in x; wgrad: dw += its adjoint in w; bias_grad: db[k] += sum of dy.
-// Shapes       x, dx [n,h,w,c]; w, dw [k,r,s,c]; y, dy, residual [n,p,q,k]; bias, db [k]; partials [parts, elements of the result].
-// Launch       block: THREADS of tile.cuh (tensor cores 128, FMA units 256); grid.x = tiles of M x tiles of N, those of N
-//              next to each other; grid.y = parts of the depth, for dgrad times the residues stride_h * stride_w; dynamic
-//              shared memory: STAGES stages of both tiles. bias_grad: rows.cuh. reduce: a thread per pack of V elements.
+// Computes     fprop: y[n,p,q,k] = sum over r, s, c of x[n, p*stride_h + r*dilation_h - pad_top, .., c] * w[k,r,s,c]
+//              (+ bias[k]) (+ residual); dgrad: dx, its adjoint in x; wgrad: dw += its adjoint in w; bias_grad: db[k] +=
+//              sum of dy.
+// Shapes       x, dx [n,h,w,c]; w, dw [k,r,s,c]; y, dy, residual [n,p,q,k]; bias, db [k]; partials [parts, result].
+// Launch       block: THREADS of tile.cuh (tensor cores 128, FMA units 256); grid.x = tiles of M x tiles of N, those of
+//              N next to each other; grid.y = parts of the depth, for dgrad times the residues min(stride_h, h) *
+//              min(stride_w, w); dynamic shared memory: STAGES stages of both tiles. bias_grad: rows.cuh.
+//              reduce_parts: a thread per four elements.
 //              Types: bf16, f32 (true f32 on FMA units) and tf32 (floats, products of 10 bits of mantissa).
-// Requires     padded extents below 2^30, pixels below 2^31 and r*s*max(c, k) below 2^31; not `guarded`: pointers aligned to 16
-//              bytes, rows of every operand whole packs of 16 bytes (fprop c, dgrad and wgrad c and k), of fprop
-//              c at least BK, of dgrad k whole BK; the images of 128 pixels and 64 rows of a matrix below 2^31 packs.
+// Requires     padded extents, pixels and r*s*max(c, k) below 2^30; not `guarded`: pointers aligned to 16 bytes, rows of
+//              every operand whole packs of 16 bytes (fprop c, dgrad and wgrad c and k), of fprop c at least BK, of
+//              dgrad k whole BK; the images of 128 pixels and 64 rows of a matrix below 2^31 packs.
 // Writes       `=`, of wgrad and bias_grad `+=`; partials `=`.
 // Determinism  the depth of a tile in one order, its parts added in theirs.
 // Cost         2 * n*p*q * k * r*s*c FLOPs; an operand is read once per tile of the other's extent, mostly from L2.

@@ -2,8 +2,9 @@
 //
 // Computes     c[m,n] (= or +=) sum over k of a[m,k] * b[k,n].
 // Shapes       a [m,k], b [k,n], c [m,n], row-major.
-// Launch       naive: block 256, 16 x 16 results; grid.x = tiles of m x tiles of n, those of n next to each other. tensor_core: block
-//              128, tiles of 128 x 128 (guarded 64 x 64), dynamic shared memory: 4 stages of both operands' tiles.
+// Launch       naive: block 256, 16 x 16 results; grid.x = tiles of m x tiles of n, those of n next to each other.
+//              tensor_core: block 128, tiles of 128 x 128 (guarded 64 x 64), dynamic shared memory: 4 stages of both
+//              operands' tiles.
 // Requires     extents below 2^30; tensor_core: a and b aligned to 16 bytes, k and n multiples of 8; guarded: nothing.
 // Writes       `=`, with a residual (c itself) `+=`.
 // Determinism  every result is one sum in the order of k (tensor cores: of groups of 16).

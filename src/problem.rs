@@ -203,6 +203,7 @@ impl Conv2dProblem {
     }
 
     /// Rejects a problem whose fields contradict each other (they are public), so that the passes can rely on them.
+    #[cfg(any(feature = "cpu", feature = "cuda"))]
     pub(crate) fn check(&self, op: &'static str) -> Result<()> {
         let window = Window {
             pads: [self.pad_top, self.pad_bottom, self.pad_left, self.pad_right],

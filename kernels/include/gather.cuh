@@ -15,7 +15,8 @@ struct Axis {
 };
 
 // Outputs of one axis: p reads p * stride + tap * dilation - pad.
-__device__ inline Axis fprop_axis(uint32_t out, uint32_t input, uint32_t taps, uint32_t stride, uint32_t pad, uint32_t dilation) {
+__device__ inline Axis fprop_axis(uint32_t out, uint32_t input, uint32_t taps, uint32_t stride, uint32_t pad,
+                                  uint32_t dilation) {
     return {out, taps, input, int(stride), -int(pad), int(dilation), 0, 1, 0, 1};
 }
 
@@ -23,17 +24,22 @@ __device__ inline Axis fprop_axis(uint32_t out, uint32_t input, uint32_t taps, u
 __device__ inline Axis dgrad_axis(uint32_t residue, uint32_t out, uint32_t input, uint32_t taps, uint32_t stride, uint32_t pad,
                                   uint32_t dilation) {
     const int first_reach = int(residue + pad);
-    uint32_t first = 0, period = 1;
+    uint32_t first = 0, divisor = stride;
     // A negative multiple of the stride has remainder 0, too.
     while (first < taps && (first_reach - int(first * dilation)) % int(stride) != 0) ++first;
-    while (period * dilation % stride != 0) ++period;
+    for (uint32_t rest = dilation; rest != 0;) {
+        const uint32_t next = divisor % rest;
+        divisor = rest;
+        rest = next;
+    }
+    const uint32_t period = stride / divisor;
     const uint32_t count = residue < out ? (out - residue + stride - 1) / stride : 0;
     return {count,
             (taps - first + period - 1) / period,
             input,
             1,
             (first_reach - int(first * dilation)) / int(stride),
-            -int(period * dilation / stride),
+            -int(dilation / divisor),
             residue,
             stride,
             first,
@@ -60,9 +66,11 @@ __device__ inline Gather fprop_gather(const Conv2dProblem& p) {
             fprop_axis(p.q, p.w, p.s, p.stride_w, p.pad_left, p.dilation_w), p.n, p.c, p.p, p.q};
 }
 
-__device__ inline Gather dgrad_gather(const Conv2dProblem& p, uint32_t residues) {
-    return {dgrad_axis(residues / p.stride_w, p.h, p.p, p.r, p.stride_h, p.pad_top, p.dilation_h),
-            dgrad_axis(residues % p.stride_w, p.w, p.q, p.s, p.stride_w, p.pad_left, p.dilation_w), p.n, p.k, p.h, p.w};
+// Residue pair `slice`; a stride longer than the image has no more residues than pixels.
+__device__ inline Gather dgrad_gather(const Conv2dProblem& p, uint32_t slice) {
+    const uint32_t across = min(p.stride_w, p.w);
+    return {dgrad_axis(slice / across, p.h, p.p, p.r, p.stride_h, p.pad_top, p.dilation_h),
+            dgrad_axis(slice % across, p.w, p.q, p.s, p.stride_w, p.pad_left, p.dilation_w), p.n, p.k, p.h, p.w};
 }
 
 // A place no tap reaches from: extents stay below 2^30.
@@ -82,7 +90,8 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowRows :
     int left;                       // depth from the piece on
     uint32_t inside;                // rows whose tap lies in the image
 
-    __device__ WindowRows(const Gather& g, const T* images, uint32_t first_row, uint32_t depth_begin, uint32_t depth_end) : g(g) {
+    __device__ WindowRows(const Gather& g, const T* images, uint32_t first_row, uint32_t depth_begin, uint32_t depth_end)
+        : g(g) {
         const uint32_t first = first_row / (g.w.count * g.h.count);
         image = images + uint64_t(first) * g.h.input * g.w.input * g.channels;
 #pragma unroll
@@ -164,14 +173,13 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct FilterRows :
     const Conv2dProblem& p;
     const T* filter;             // this thread's first channel
     const T* from;               // its first row
-    uint64_t step;               // from a filter to the next
     typename O::Type far;        // from one of the thread's rows to its next
     uint32_t k, tap_h, tap_w;    // of the tile, or GUARDED of the thread's first row
     int left, valid;             // depth from the thread's first row on, elements of the pieces
 
     __device__ FilterRows(const Gather& g, const Conv2dProblem& p, const T* w, uint32_t first_column, uint32_t depth_begin,
                           uint32_t depth_end)
-        : g(g), p(p), filter(w + first_column + P::column()), step(uint64_t(p.r) * p.s * p.c), far(O::of(P::STEP * step)) {
+        : g(g), p(p), filter(w + first_column + P::column()), far(O::of(P::STEP * filter_elems())) {
         const uint32_t depth = depth_begin + (GUARDED ? P::row() : 0), tap = depth / g.channels;
         k = depth % g.channels;
         tap_h = g.w.taps ? tap / g.w.taps : 0;
@@ -181,9 +189,10 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct FilterRows :
         from = row(tap_h, tap_w, k + (GUARDED ? 0 : P::row()));
     }
 
+    __device__ uint64_t filter_elems() const { return uint64_t(p.r) * p.s * p.c; }
     __device__ const T* row(uint32_t tap_h, uint32_t tap_w, uint32_t k) const {
         const uint32_t r = g.h.filter_first + tap_h * g.h.filter_step, s = g.w.filter_first + tap_w * g.w.filter_step;
-        return filter + k * step + uint64_t(r * p.s + s) * p.c;
+        return filter + k * filter_elems() + uint64_t(r * p.s + s) * p.c;
     }
     // Moves down by some rows.
     __device__ void descend(uint32_t& tap_h, uint32_t& tap_w, uint32_t& k, uint32_t rows) const {
@@ -211,7 +220,7 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct FilterRows :
         left -= P::DEPTH;
         if constexpr (!GUARDED) {
             k += P::DEPTH;
-            from += P::DEPTH * step;
+            from = O::at(from, far, P::COUNT);
             if (k == g.channels) {
                 k = 0;
                 next_tap(tap_h, tap_w);
@@ -235,7 +244,8 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowColumn
     uint32_t tap_h, tap_w, channel; // of the piece
     int left, valid;                // pixels from the thread's first on, elements of the piece
 
-    __device__ WindowColumns(const Conv2dProblem& p, const T* x, uint32_t first_column, uint32_t pixel_begin, uint32_t pixel_end)
+    __device__ WindowColumns(const Conv2dProblem& p, const T* x, uint32_t first_column, uint32_t pixel_begin,
+                             uint32_t pixel_end)
         : p(p) {
         const uint32_t column = first_column + P::column(), tap = column / p.c, pixel = pixel_begin + P::row();
         channel = column % p.c;
@@ -270,7 +280,8 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowColumn
             if constexpr (GUARDED) {
                 uint32_t tap_h = this->tap_h, tap_w = this->tap_w, channel = this->channel;
                 copy_elements<T>(to, [&](int e) {
-                    const int down = int(tap_h - this->tap_h) * int(p.dilation_h), right = (int(tap_w) - int(this->tap_w)) * int(p.dilation_w);
+                    const int down = (int(tap_h) - int(this->tap_h)) * int(p.dilation_h);
+                    const int right = (int(tap_w) - int(this->tap_w)) * int(p.dilation_w);
                     const bool exists = e < exist && uint32_t(h[i] + down) < p.h && uint32_t(w[i] + right) < p.w;
                     const T* at = from[i] + (int64_t(down) * p.w + right) * p.c + (int(channel) - int(this->channel));
                     if (++channel == p.c) {

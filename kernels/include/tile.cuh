@@ -28,7 +28,9 @@ template <int ROWS_, int PIECES_, bool DEEP_, Swizzle SWIZZLE> struct Tile {
     // Rows after which the swizzle repeats.
     static constexpr int PERIOD = SWIZZLE == Swizzle::NONE ? 1 : SWIZZLE == Swizzle::PAIRS ? 4 : 8;
     __device__ static uint32_t swizzle(uint32_t row) {
-        return SWIZZLE == Swizzle::NONE ? 0 : SWIZZLE == Swizzle::PAIRS ? row % 4 * 2 : PIECES >= 8 ? row % 8 : row / (8 / PIECES) % PIECES;
+        if (SWIZZLE == Swizzle::NONE) return 0;
+        if (SWIZZLE == Swizzle::PAIRS) return row % 4 * 2;
+        return PIECES >= 8 ? row % 8 : row / (8 / PIECES) % PIECES;
     }
     __device__ static uint32_t offset(uint32_t row, uint32_t piece) {
         return row * PITCH + (piece ^ swizzle(row)) * PIECE_BYTES;
@@ -105,7 +107,8 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct DeepRows : P
     int left;    // depth from this thread's piece on
     int exist;   // of the thread's rows
 
-    __device__ DeepRows(const T* matrix, uint64_t ld, uint32_t first_row, uint32_t rows, uint32_t depth_begin, uint32_t depth_end) {
+    __device__ DeepRows(const T* matrix, uint64_t ld, uint32_t first_row, uint32_t rows, uint32_t depth_begin,
+                        uint32_t depth_end) {
         const uint32_t row = first_row + P::row(), depth = depth_begin + P::column();
         from = matrix + row * ld + depth;
         step = O::of(P::STEP * ld);
@@ -144,7 +147,8 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WideRows : P
     __device__ void copy(uint32_t stage) {
 #pragma unroll
         for (int i = 0; i < P::COUNT; ++i)
-            copy_piece<GUARDED>(stage + P::offset() + i * P::STEP_BYTES, O::at(from, step, i), i * P::STEP < left ? GUARDED ? valid : P::V : 0);
+            copy_piece<GUARDED>(stage + P::offset() + i * P::STEP_BYTES, O::at(from, step, i),
+                                i * P::STEP < left ? GUARDED ? valid : P::V : 0);
         from += P::DEPTH * ld;
         left -= P::DEPTH;
     }
@@ -390,7 +394,9 @@ template <int TM, int TN> struct FmaUnits {
     __device__ static uint32_t x() { return threadIdx.x / 128 * 8 + threadIdx.x % 32 / 4; }
 
     // Rows of a deep tile are 16 apart, of a wide one four neighbours lie together.
-    template <class A> __device__ static uint32_t row(int i) { return A::Tile::DEEP ? y() + 16 * i : i / 4 * 64 + y() * 4 + i % 4; }
+    template <class A> __device__ static uint32_t row(int i) {
+        return A::Tile::DEEP ? y() + 16 * i : i / 4 * 64 + y() * 4 + i % 4;
+    }
     __device__ static uint32_t column(int j) { return j / 4 * 64 + x() * 4 + j % 4; }
 
     __device__ static void four(uint32_t at, float (&v)[4]) {

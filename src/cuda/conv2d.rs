@@ -257,11 +257,15 @@ impl Plan {
     }
 
     /// Products of matrices, one per residue of a strided dgrad, and rows and columns of the largest.
-    fn extents(&self) -> (u32, u32, u32) {
+    fn extents(&self) -> (u64, u32, u32) {
         let p = &self.flat;
         match self.pass {
             Pass::Fprop => (1, p.n * p.p * p.q, p.k),
-            Pass::Dgrad => (p.stride_h * p.stride_w, p.n * p.h.div_ceil(p.stride_h) * p.w.div_ceil(p.stride_w), p.c),
+            Pass::Dgrad => {
+                // A stride longer than the image has no more residues than pixels.
+                let residues = u64::from(p.stride_h.min(p.h)) * u64::from(p.stride_w.min(p.w));
+                (residues, p.n * p.h.div_ceil(p.stride_h) * p.w.div_ceil(p.stride_w), p.c)
+            }
             Pass::Wgrad => (1, p.k, p.r * p.s * p.c),
         }
     }
@@ -270,8 +274,11 @@ impl Plan {
     fn depth(&self) -> u32 {
         let p = &self.flat;
         let taps = |taps: u32, stride: u32, dilation: u32| {
-            let period = (1..=stride).find(|period| (period * dilation) % stride == 0).unwrap_or(1);
-            taps.div_ceil(period)
+            let (mut divisor, mut rest) = (stride, dilation);
+            while rest != 0 {
+                (divisor, rest) = (rest, divisor % rest);
+            }
+            taps.div_ceil(stride / divisor)
         };
         match self.pass {
             Pass::Fprop => p.r * p.s * p.c,
@@ -283,10 +290,7 @@ impl Plan {
     fn grid(&self, tile: usize) -> Grid {
         let (bm, bn, _) = TILES[tile];
         let (slices, rows, columns) = self.extents();
-        Grid {
-            x: u64::from(rows.div_ceil(bm)) * u64::from(columns.div_ceil(bn)),
-            y: u64::from(slices) * u64::from(self.parts),
-        }
+        Grid { x: u64::from(rows.div_ceil(bm)) * u64::from(columns.div_ceil(bn)), y: slices * u64::from(self.parts) }
     }
 
     fn tiles_per_part(&self) -> u32 {
@@ -312,9 +316,9 @@ impl Plan {
         let p = &self.flat;
         let pack = 16 / self.elem_bytes();
         let whole = match self.pass {
-            Pass::Fprop => p.c % pack == 0 && p.c >= self.math().bk,
-            Pass::Dgrad => p.c % pack == 0 && p.k % self.math().bk == 0,
-            Pass::Wgrad => p.c % pack == 0 && p.k % pack == 0,
+            Pass::Fprop => p.c.is_multiple_of(pack) && p.c >= self.math().bk,
+            Pass::Dgrad => p.c.is_multiple_of(pack) && p.k.is_multiple_of(self.math().bk),
+            Pass::Wgrad => p.c.is_multiple_of(pack) && p.k.is_multiple_of(pack),
         };
         let (image, pixels) = match self.pass {
             Pass::Dgrad => {
@@ -326,7 +330,7 @@ impl Plan {
         let image = image.iter().map(|&extent| u64::from(extent)).product::<u64>();
         let rows = 64 * p.gemm_k().max(p.k as usize) as u64;
         let near = (images * image).max(rows) / u64::from(pack) < 1 << 31;
-        whole && near && operands.iter().all(|operand| operand.word() % 16 == 0)
+        whole && near && operands.iter().all(|operand| operand.word().is_multiple_of(16))
     }
 
     fn elem_bytes(&self) -> u32 {

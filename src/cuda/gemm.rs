@@ -89,7 +89,8 @@ pub fn tensor_core(
     let extents = check("gemm.tensor_core", [m, n, k], [a.len(), b.len(), c.len()])?;
     let ((ap, _a), (bp, _b)) = (input(kernels, a, stream)?, input(kernels, b, stream)?);
     let (cp, _c) = output(kernels, c, stream)?;
-    let aligned = n % 8 == 0 && k % 8 == 0 && [ap, bp].iter().all(|pointer| pointer.word() % 16 == 0);
+    let aligned =
+        n.is_multiple_of(8) && k.is_multiple_of(8) && [ap, bp].iter().all(|pointer| pointer.word().is_multiple_of(16));
     let (entry, tile) = if aligned { (&TENSOR_CORE, 128) } else { (&TENSOR_CORE_GUARDED, 64) };
     let shared = 2 * tile * TENSOR.1 * size_of::<bf16>() as u32 * TENSOR.2;
     // SAFETY: the buffers have the lengths of the extents (checked), and `c` is borrowed mutably.

@@ -62,6 +62,8 @@ fn problems() -> Vec<(Conv2dProblem, &'static str)> {
         ([150, 1, 1, 264], [200, 1, 1], Window::square(0, 1), "a plain GEMM, tails everywhere"),
         ([1, 2, 2, 24], [16, 3, 3], Window::square(2, 1), "windows of padding alone at the corners"),
         ([2, 4, 4, 16], [32, 1, 1], Window::square(0, 2), "a strided 1x1: most of dx is zero"),
+        ([1, 2, 24, 32], [32, 1, 17], window([0, 0, 5, 5], [1, 1], [1, 1]), "many taps"),
+        ([2, 3, 4, 32], [32, 2, 2], window([1, 1, 0, 0], [5, 7], [3, 2]), "a stride longer than the image"),
         ([1, 3, 200, 8], [8, 1, 7], window([0, 0, 3, 3], [1, 1], [1, 1]), "rows longer than a tile"),
     ]
     .map(|(x, filter, window, why)| (problem(x, filter, window), why))
@@ -103,9 +105,9 @@ fn resnet_layers(n: u32) -> Vec<(Conv2dProblem, &'static str)> {
     .to_vec()
 }
 
-/// Whole numbers from -3 to 3.
+/// Whole numbers from -3 to 3, and no -0: a sum of nothing is 0.
 fn whole(n: usize, seed: u64) -> Vec<f32> {
-    random(n, seed).iter().map(|x| (x * 3.49).round()).collect()
+    random(n, seed).iter().map(|x| (x * 3.49).round() + 0.0).collect()
 }
 
 fn exact(x: &[f64]) -> Vec<f32> {
@@ -302,17 +304,21 @@ fn counters() {
     let p = problem([1, 16, 16, 128], [128, 3, 3], Window::square(1, 1));
     let data = Data::new(&p, whole);
     for pass in PASSES {
-        let floats: [Plans; 2] = [Plan::candidates::<f32>, Plan::tf32_candidates];
-        let floats = floats.iter().flat_map(|plans| plans(pass, &p).unwrap()).map(|plan| (plan, false));
-        let halves = Plan::candidates::<bf16>(pass, &p).unwrap().into_iter().map(|plan| (plan, true));
-        for (plan, half) in floats.chain(halves).filter(|(plan, _)| plan.parts() == 1) {
-            if half {
+        let kinds: [(&str, Plans); 3] =
+            [("f32", Plan::candidates::<f32>), ("tf32", Plan::tf32_candidates), ("bf16", Plan::candidates::<bf16>)];
+        let plans =
+            kinds.iter().flat_map(|(kind, plans)| plans(pass, &p).unwrap().into_iter().map(move |p| (*kind, p)));
+        for (kind, plan) in plans.filter(|(_, plan)| plan.parts() == 1) {
+            if kind == "bf16" {
                 data.run::<bf16>(&plan, false)
             } else {
                 data.run::<f32>(&plan, false)
             };
+            let ((bm, bn), pass) = (plan.tile(), format!("{pass:?}").to_lowercase());
+            let name = format!("conv2d_{pass}_implicit_gemm_{bm}x{bn}_{kind}");
+            // Other tests run beside this one.
             let report = warpsmith_emulator::report().unwrap();
-            let launch = report.launches.iter().rev().find(|l| l.kernel.starts_with("conv2d")).unwrap();
+            let launch = report.launches.iter().rev().find(|l| l.kernel == name).unwrap();
             let (waves, ideal) = (launch.get("shared_wavefronts"), launch.get("shared_ideal_wavefronts"));
             println!("{} {:?}: {waves} wavefronts, {ideal} at best", launch.kernel, launch.grid);
             assert!(waves as f64 <= 1.05 * ideal as f64, "{}: {waves} wavefronts, {ideal} at best", launch.kernel);
