@@ -8,6 +8,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
+use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// PTX of every kernel file, by name.
@@ -52,9 +53,9 @@ pub(crate) struct Arg {
 /// Dynamic shared memory that every kernel may have; more must be asked for.
 const SHARED_WITHOUT_ASKING: u32 = 48 << 10;
 
-/// Room for an argument.
+/// Room for an argument. What lies between its fields and behind it is never read.
 #[derive(Clone, Copy)]
-struct Words([u64; ARG_WORDS]);
+struct Words([MaybeUninit<u64>; ARG_WORDS]);
 
 /// The largest argument, in words of 8 bytes.
 const ARG_WORDS: usize = 12;
@@ -65,7 +66,7 @@ unsafe impl DeviceRepr for Words {}
 impl<T: DeviceRepr + Copy> From<T> for Arg {
     fn from(value: T) -> Arg {
         const { assert!(size_of::<T>() <= 8 * ARG_WORDS && align_of::<T>() <= 8) };
-        let mut words = [0; ARG_WORDS];
+        let mut words = [MaybeUninit::zeroed(); ARG_WORDS];
         // SAFETY: the words are large enough and aligned for a `T`, as just asserted; `DeviceRepr` says that its bytes
         // mean the same to the device.
         unsafe { words.as_mut_ptr().cast::<T>().write(value) };
@@ -76,7 +77,9 @@ impl<T: DeviceRepr + Copy> From<T> for Arg {
 impl Arg {
     /// The value of an argument of 8 bytes, such as an address.
     pub(crate) fn word(self) -> u64 {
-        self.value.0[0]
+        assert_eq!(self.bytes, 8, "an argument of 8 bytes");
+        // SAFETY: all 8 bytes were written; every such argument is a number or an address, without padding.
+        unsafe { self.value.0[0].assume_init() }
     }
 }
 

@@ -47,6 +47,9 @@ fn prebuilt_ptx_is_that_of_the_sources() {
 }
 
 fn the_manifest_names_every_kernel_and_no_other() {
+    if set("WARPSMITH_UPDATE_PTX") {
+        return; // The files are being renewed beside this test.
+    }
     let kernels = kernels();
     assert_eq!(nvcc::stale(&kernels).unwrap(), Vec::<String>::new());
     let names = nvcc::names(&kernels).unwrap();
@@ -63,6 +66,9 @@ fn the_manifest_names_every_kernel_and_no_other() {
 }
 
 fn a_changed_source_is_stale() {
+    if set("WARPSMITH_UPDATE_PTX") {
+        return; // The files are being renewed beside this test.
+    }
     let folder = tempfile::tempdir().unwrap();
     let copy = |from: PathBuf, to: PathBuf| {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
