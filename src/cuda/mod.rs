@@ -28,8 +28,10 @@ mod rows;
 pub mod sgd;
 pub mod softmax_kl;
 mod spans;
+pub mod supcon;
 pub mod swa;
 
+pub(crate) use launch::driver_error;
 pub use launch::{Entry, Kernels, Value, ptx};
 pub use probe::{DeviceInfo, ProbeError, ProbeInputs, probe};
 pub use spans::SpanTable;
@@ -50,6 +52,7 @@ pub fn entries() -> Vec<&'static Entry> {
         &pool2d::ENTRIES,
         &sgd::ENTRIES,
         &softmax_kl::ENTRIES,
+        &supcon::ENTRIES,
         &swa::ENTRIES,
     ]
     .concat()

@@ -381,7 +381,7 @@ fn step(session: &Session, fit: &mut Fit, i: u64, batch: &Batch) -> Result<(f32,
     if loss.is_finite() {
         output.loss.backward()?;
         fit.optimizer.step(fit.params)?;
-        if let Some(swa) = &fit.swa {
+        if let Some(swa) = &mut fit.swa {
             swa.update(fit.params, i)?;
         }
     }

@@ -89,7 +89,7 @@ pub fn swa(case: &Case, wants_average: bool) -> Fallible<Output> {
         }
         other => return fail(format!("arg `inner`: no optimiser `{other}`")),
     };
-    let swa = Swa::new(params, case.size("start_averaging")? as u64, case.size("average_period")? as u64)?;
+    let mut swa = Swa::new(params, case.size("start_averaging")? as u64, case.size("average_period")? as u64)?;
     let mut trace = Vec::new();
     playback.play(|t, params| {
         step(params)?;

@@ -210,7 +210,7 @@ fn a_parameter_and_its_accumulator_must_agree() {
         zeros(&device, &[2, 3], DType::Bf16),
         zeros(&crate::device(), &[2, 3], DType::F32),
     ] {
-        assert_error(tape.parameter(w.clone(), wrong), &["Tape::parameter", "shape, type and device"]);
+        assert_error(tape.parameter(w.clone(), wrong), &["Tape::parameter", "shape and device, and its type or f32"]);
     }
 }
 

@@ -14,7 +14,7 @@ use warpsmith::{Device, Error, Tensor};
 
 /// A CPU device with a memory pool of its own.
 fn device() -> Device {
-    Device::cpu().expect("the CPU is always there")
+    common::device::device()
 }
 
 /// An f32 tensor of these values.

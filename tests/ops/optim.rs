@@ -164,7 +164,7 @@ fn sgd_is_the_formula() {
 fn swa_is_the_mean_of_its_snapshots() {
     let model = model();
     let (start, period) = (1, 2);
-    let swa = Swa::new(&model.params, start, period).unwrap();
+    let mut swa = Swa::new(&model.params, start, period).unwrap();
     let untouchable = model.untouchable();
     let mut sum = vec![0.0; model.trainable().len()];
     let mut count = 0.0;
@@ -198,7 +198,7 @@ fn a_changed_trainable_set_is_refused() {
     let mut model = model();
     let mut adam = Adam::new(&model.params, AdamConfig::default()).unwrap();
     let mut sgd = Sgd::new(&model.params, SgdConfig::default()).unwrap();
-    let swa = Swa::new(&model.params, 0, 1).unwrap();
+    let mut swa = Swa::new(&model.params, 0, 1).unwrap();
     swa.update(&model.params, 0).unwrap();
     model.params.unfreeze("d").unwrap();
     let before = bits(model.params.values());
