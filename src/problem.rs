@@ -475,3 +475,45 @@ impl Clip {
         (self.min..=self.max).contains(&p)
     }
 }
+
+/// Which contrastive loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// N-pairs: `log Σ_j exp S_ij - mean over positives of S_ij`, the anchor itself among both.
+    Npairs,
+    /// Khosla's L_out: `-mean over positives of (S_ip - log Σ_{k≠i} exp S_ik)`, the anchor itself excluded.
+    Out,
+    /// Khosla's L_in: `-log of the mean over positives of exp S_ip / Σ_{k≠i} exp S_ik`.
+    In,
+}
+
+/// What the sum over the anchors is divided by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeanOver {
+    /// The anchors that have a positive.
+    WithPositive,
+    /// All anchors; one without a positive counts as 0.
+    All,
+}
+
+/// Settings of a supervised contrastive loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Supcon {
+    /// Which loss.
+    pub form: Form,
+    /// Similarities are divided by it.
+    pub temperature: f32,
+    /// Floor under the squared norm of a row.
+    pub norm_eps: f32,
+    /// Factor of the loss (temperature / base temperature in the authors' code).
+    pub scale: f32,
+    /// What the sum is divided by; all anchors have a positive under [`Form::Npairs`].
+    pub mean_over: MeanOver,
+}
+
+impl Default for Supcon {
+    fn default() -> Self {
+        let (form, mean_over) = (Form::Npairs, MeanOver::WithPositive);
+        Supcon { form, temperature: 0.05, norm_eps: 1e-12, scale: 1.0, mean_over }
+    }
+}

@@ -28,6 +28,7 @@ mod rows;
 pub mod sgd;
 pub mod softmax_kl;
 mod spans;
+pub mod supcon;
 pub mod swa;
 
 pub use launch::{Entry, Kernels, Value, ptx};
@@ -50,6 +51,7 @@ pub fn entries() -> Vec<&'static Entry> {
         &pool2d::ENTRIES,
         &sgd::ENTRIES,
         &softmax_kl::ENTRIES,
+        &supcon::ENTRIES,
         &swa::ENTRIES,
     ]
     .concat()

@@ -22,6 +22,7 @@ mod losses;
 mod optimisers;
 mod pool2d;
 mod prebuilt;
+mod supcon;
 
 use libtest_mimic::{Arguments, Trial};
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         conv2d::CASES,
         pool2d::CASES,
         losses::CASES,
+        supcon::CASES,
     ]
     .concat();
     let trials = cases.iter().map(|&(name, case)| {
