@@ -56,7 +56,8 @@ __device__ inline void resize(uint32_t parts, uint32_t h, uint32_t w, uint32_t c
 }
 
 template <typename T>
-__device__ inline void crop(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, const CropBox& box, uint32_t flip, const T* x, T* y) {
+__device__ inline void crop(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, const CropBox& box, uint32_t flip,
+                            const T* x, T* y) {
     const uint64_t n = blockIdx.x / parts;
     const T* image = x + n * h * w * c + (uint64_t(box.top) * w + box.left) * c;
     each_value(
@@ -77,7 +78,9 @@ __device__ inline void warp(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, 
     const T* image = x + n * values;
     const float outside = to_pixel<T>(a.fill_value);
     const bool affine = a.transform.c0 == 0.0f && a.transform.c1 == 0.0f;
-    const auto place = [&](uint32_t p, uint32_t q) { return source_place(a.transform, p, q, float(h), float(w), a.fill, affine); };
+    const auto place = [&](uint32_t p, uint32_t q) {
+        return source_place(a.transform, p, q, float(h), float(w), a.fill, affine);
+    };
     // A negative index wraps to one beyond any extent.
     const auto read = [&](uint32_t row, uint32_t col, uint32_t k) {
         return row < h && col < w ? to_float(image[(row * w + col) * c + k]) : outside;
@@ -98,21 +101,21 @@ __device__ inline void warp(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, 
     }
 }
 
-#define ENTRIES(T, NAME)                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(AUGMENT_BLOCK)                                                                 \
-        augment_geometry_resize_##NAME(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, CropBox box, uint32_t rows,          \
-                                       uint32_t columns, const T* x, float* y) {                                                \
-        resize(parts, h, w, c, box, rows, columns, x, y);                                                                       \
-    }                                                                                                                           \
-    extern "C" __global__ void __launch_bounds__(AUGMENT_BLOCK)                                                                 \
-        augment_geometry_crop_##NAME(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, CropBox box, uint32_t flip, const T* x, \
-                                     T* y) {                                                                                    \
-        crop(parts, h, w, c, box, flip, x, y);                                                                                  \
-    }                                                                                                                           \
-    extern "C" __global__ void __launch_bounds__(AUGMENT_BLOCK)                                                                 \
-        augment_geometry_warp_##NAME(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, WarpArguments arguments, const T* x,   \
-                                     T* y) {                                                                                    \
-        warp(parts, h, w, c, arguments, x, y);                                                                                  \
+#define ENTRIES(T, NAME)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(AUGMENT_BLOCK)                                                        \
+        augment_geometry_resize_##NAME(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, CropBox box, uint32_t rows, \
+                                       uint32_t columns, const T* x, float* y) {                                       \
+        resize(parts, h, w, c, box, rows, columns, x, y);                                                              \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(AUGMENT_BLOCK)                                                        \
+        augment_geometry_crop_##NAME(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, CropBox box, uint32_t flip,   \
+                                     const T* x, T* y) {                                                               \
+        crop(parts, h, w, c, box, flip, x, y);                                                                         \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(AUGMENT_BLOCK)                                                        \
+        augment_geometry_warp_##NAME(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, WarpArguments arguments,      \
+                                     const T* x, T* y) {                                                               \
+        warp(parts, h, w, c, arguments, x, y);                                                                         \
     }
 
 ENTRIES(uint8_t, u8)

@@ -1,13 +1,14 @@
 // Whole augmentation pipelines of RGB images in one launch: every step with its random draws.
 //
-// Computes     y[i] = the steps in order on the image of row i; flips, crops and one resize only change which places are read, so
-//              pixels are computed where a step needs them as an image, or at the end.
-// Shapes       pixels: bytes of images [h,w,3] where spans [m] say; indices [n]: each row's index in its data set, which names its
-//              span where `resident`, else row i has span i; steps [count]; step [1]; y [n, values].
-// Launch       block 512. geometry: grid n * parts, nothing but flips, crops, resizes. shared: grid n, dynamic shared memory
-//              2 * stride for the image before and after a step. workspace: grid at most n, those in 2 * stride bytes a block.
-// Requires     what the host checks: every image comes out with `values` values, no intermediate has more than stride bytes;
-//              stride a multiple of 16.
+// Computes     y[i] = the steps in order on the image of row i; flips, crops and one resize only change which places are
+//              read, so pixels are computed where a step needs them as an image, or at the end.
+// Shapes       pixels: bytes of images [h,w,3] where spans [m] say; indices [n]: each row's index in its data set, which
+//              names its span where `resident`, else row i has span i; steps [count]; step [1]; y [n, values].
+// Launch       block 512. geometry: grid n * parts, nothing but flips, crops and resizes. shared: grid n, dynamic shared
+//              memory 2 * stride for the image before and after a step. workspace: grid at most n, the images in
+//              2 * stride bytes a block.
+// Requires     what the host checks: every image comes out with `values` values, no image between two steps has more
+//              than stride bytes; stride a multiple of 16.
 // Writes       `=`; NaN for a row whose index is beyond the spans.
 // Determinism  the result depends on seed, step, branch, index, image and steps alone; bit-equal to the CPU.
 // Cost         the images read once, y written once; steps between stay in shared memory.
@@ -111,13 +112,14 @@ __device__ inline PixelOp draw(const AugmentStep& step, const Draws& draws, uint
     return op;
 }
 
-// An image on its way through a pipeline: where its pixels are, and the axes that say how to read them. All threads of a block
-// hold the same. The pixels are those of the data set, then bytes or floats in one of two buffers.
+// Where the pixels of an image are: those of the data set, then bytes or floats in one of two buffers.
 enum Source : uint32_t { IMAGE, BYTES, FLOATS };
 
-// Where the buffers are: there are none, in shared memory, in a workspace.
+// Where the two buffers are.
 enum Buffers { NONE, SHARED, WORKSPACE };
 
+// An image on its way through a pipeline: where its pixels are, and the axes that say how to read them. All threads of a
+// block hold the same.
 template <Buffers BUFFERS> struct Work {
     static constexpr bool BUFFERED = BUFFERS != NONE;
 
@@ -252,7 +254,8 @@ template <Buffers BUFFERS>
 __device__ inline void pixel_step(const AugmentStep& step, const Sampler& sampler, uint32_t position, Work<BUFFERS>& work,
                                   Scratch& scratch) {
     const uint32_t h = work.rows.size, w = work.cols.size;
-    const uint32_t layers = step.kind == RAND_AUGMENT || step.kind == KERAS_RAND_AUGMENT ? step.n[0] : step.kind == TRUNCATE ? 0 : 1;
+    const bool policy = step.kind == RAND_AUGMENT || step.kind == KERAS_RAND_AUGMENT;
+    const uint32_t layers = policy ? step.n[0] : step.kind == TRUNCATE ? 0 : 1;
 #pragma unroll 1
     for (uint32_t layer = 0; layer < layers; ++layer) {
         const PixelOp& op = work.drawn(scratch, [&] { return draw(step, sampler.draws(position, layer), h, w); });
@@ -290,7 +293,7 @@ __device__ inline void pipeline(const Batch& batch, uint8_t* buffers, float* sta
         const uint32_t entry = batch.resident ? sampler.index : i;
         float* y = batch.y + uint64_t(i) * batch.values;
         if (entry >= batch.m) {
-            map_values(y, y, batch.values, share, [](float, uint32_t) { return NAN; });
+            each_unit(batch.values, share, [&](uint32_t first, int valid) { store(y + first, valid, {NAN, NAN, NAN, NAN}); });
             continue;
         }
         const ImageSpan span = batch.spans[entry];
@@ -313,8 +316,8 @@ __device__ inline void pipeline(const Batch& batch, uint8_t* buffers, float* sta
             case RESIZE: work.resize(step.n[0], step.n[1]); break;
             case RANDOM_CROP: {
                 const Words words = draws.block(0);
-                work.crop({words.x.below(work.rows.size - step.n[0] + 1), words.y.below(work.cols.size - step.n[1] + 1), step.n[0],
-                           step.n[1]});
+                const uint32_t height = step.n[0], width = step.n[1];
+                work.crop({words.x.below(work.rows.size - height + 1), words.y.below(work.cols.size - width + 1), height, width});
                 break;
             }
             case CENTER_CROP: work.center_crop(step.n[0], step.n[1]); break;

@@ -78,7 +78,8 @@ __device__ inline float sample_value(const T* x, uint32_t stride, uint32_t c, co
 }
 
 // The three values of a pixel between its four neighbours: x [h, w, 3].
-template <typename T> __device__ inline void sample_pixel(const T* x, uint32_t w, const Tap& row, const Tap& col, float (&rgb)[3]) {
+template <typename T>
+__device__ inline void sample_pixel(const T* x, uint32_t w, const Tap& row, const Tap& col, float (&rgb)[3]) {
     const auto between = [&](uint32_t p, float (&v)[3]) {
         const T *a = x + (p * w + col.lo) * 3, *b = x + (p * w + col.hi) * 3;
 #pragma unroll
@@ -175,7 +176,9 @@ __device__ inline Place source_place(const Transform& t, uint32_t p, uint32_t q,
 }
 
 // The pixel nearest to a mapped place, as offset.
-__device__ inline uint32_t nearest_pixel(const Place& at, uint32_t w) { return uint32_t(round_away(at.y)) * w + uint32_t(round_away(at.x)); }
+__device__ inline uint32_t nearest_pixel(const Place& at, uint32_t w) {
+    return uint32_t(round_away(at.y)) * w + uint32_t(round_away(at.x));
+}
 
 // The four pixels around a place and their weights.
 struct Corner {

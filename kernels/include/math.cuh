@@ -50,8 +50,9 @@ __device__ inline double ln(double x) {
     const double f = mantissa - 1.0;
     const double s = f / (2.0 + f);
     const double z = s * s;
-    const double rest = z * polynomial(z, {6.666666666666735e-1, 3.999999999940942e-1, 2.857142874366239e-1, 2.2222198432149784e-1,
-                                           1.818357216161805e-1, 1.5313837699209373e-1, 1.4798198605116586e-1});
+    const double rest = z * polynomial(z, {6.666666666666735e-1, 3.999999999940942e-1, 2.857142874366239e-1,
+                                           2.2222198432149784e-1, 1.818357216161805e-1, 1.5313837699209373e-1,
+                                           1.4798198605116586e-1});
     const double half_square = 0.5 * f * f;
     const double k = double(exponent);
     return k * 0.6931471803691238 - ((half_square - (s * (half_square + rest) + k * 1.9082149292705877e-10)) - f);

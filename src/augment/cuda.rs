@@ -25,8 +25,8 @@ impl RandAugment {
 }
 
 impl Pipeline {
-    /// The steps for [`cuda::augment_pipeline::apply`](crate::cuda::augment_pipeline::apply), which computes the same bits
-    /// as [`apply`](Pipeline::apply).
+    /// The steps for [`cuda::augment_pipeline::apply`](crate::cuda::augment_pipeline::apply), which computes the same
+    /// bits as [`apply`](Pipeline::apply).
     ///
     /// # Errors
     /// When the copy to the device fails.

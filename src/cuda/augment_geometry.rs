@@ -195,8 +195,8 @@ fn crop_resize_op<S: Pixel>(
     let ((xp, _x), (yp, _y)) = (input(kernels, x, stream)?, output(kernels, y, stream)?);
     let [h, w, c, height, width] = [h, w, c, height, width].map(|extent| (extent as u32).into());
     let args = [parts.into(), h, w, c, region.into(), height, width, xp, yp];
-    // SAFETY: the buffers have the lengths of their shapes and the box lies inside the image, as checked; `y` is borrowed
-    // mutably, so it is not `x`.
+    // SAFETY: the buffers have the lengths of their shapes and the box lies inside the image, as checked; `y` is
+    // borrowed mutably, so it is not `x`.
     unsafe { kernels.launch((&RESIZE, S::SUFFIX), n as u64 * u64::from(parts), 0, &args, stream) }
 }
 
@@ -254,8 +254,8 @@ fn crop_op<S: Pixel>(
     let ((xp, _x), (yp, _y)) = (input(kernels, x, stream)?, output(kernels, y, stream)?);
     let [h, w, c] = [h, w, c].map(|extent| (extent as u32).into());
     let args = [parts.into(), h, w, c, region.into(), u32::from(flip).into(), xp, yp];
-    // SAFETY: the buffers have the lengths of their shapes and the box lies inside the image, as checked; `y` is borrowed
-    // mutably, so it is not `x`.
+    // SAFETY: the buffers have the lengths of their shapes and the box lies inside the image, as checked; `y` is
+    // borrowed mutably, so it is not `x`.
     unsafe { kernels.launch((&CROP, S::SUFFIX), n as u64 * u64::from(parts), 0, &args, stream) }
 }
 
@@ -264,8 +264,8 @@ fn crop_op<S: Pixel>(
 /// Shapes: `x, y [n,h,w,c]` (`shape`), u8 (bilinear results are truncated) or f32.
 ///
 /// # Errors
-/// When the transform or the fill value is not finite, an extent is zero or too large, a buffer has the wrong length, or
-/// the launch fails.
+/// When the transform or the fill value is not finite, an extent is zero or too large, a buffer has the wrong length,
+/// or the launch fails.
 pub fn warp<S: Pixel>(
     kernels: &Kernels,
     x: &impl DevicePtr<S>,
@@ -359,7 +359,7 @@ fn warp_op<S: Pixel>(
     let ((xp, _x), (yp, _y)) = (input(kernels, x, stream)?, output(kernels, y, stream)?);
     let [h, w, c] = [h, w, c].map(|extent| (extent as u32).into());
     let args = [parts.into(), h, w, c, arguments.into(), xp, yp];
-    // SAFETY: the buffers have the length of the shape, as checked; `y` is borrowed mutably, so it is not `x`. The kernel
-    // maps every coordinate into the image or tests it.
+    // SAFETY: the buffers have the length of the shape, as checked; `y` is borrowed mutably, so it is not `x`. The
+    // kernel maps every coordinate into the image or tests it.
     unsafe { kernels.launch((&WARP, S::SUFFIX), n as u64 * u64::from(parts), 0, &args, stream) }
 }

@@ -1,8 +1,8 @@
-//! Launchers of `kernels/augment_pipeline.cu`: whole pipelines of random augmentations in one launch per batch, bit-equal to
-//! [`augment::Pipeline`](crate::augment::Pipeline) on the CPU.
+//! Launchers of `kernels/augment_pipeline.cu`: whole pipelines of random augmentations in one launch per batch,
+//! bit-equal to [`augment::Pipeline`](crate::augment::Pipeline) on the CPU.
 //!
-//! Steps that only rearrange and resize need no memory between. A pipeline with others keeps the image before and after a
-//! step in shared memory, a block per image; images that are too large for that go through a workspace.
+//! Steps that only rearrange and resize need no memory between. A pipeline with others keeps the image before and after
+//! a step in shared memory, a block per image; images that are too large for that go through a workspace.
 
 use super::augment_geometry::{BLOCK, check_extents, parts};
 use super::launch::{Arg, Entry, Kernels, PTR, driver_error, input, output};
@@ -403,8 +403,8 @@ pub struct Memory {
 
 /// The memory that the images of a table need on their way through `plan`.
 ///
-/// A workspace of n times [`Memory::image_bytes`] lets n images run at once: twice the number of multiprocessors keeps a
-/// GPU busy.
+/// A workspace of n times [`Memory::image_bytes`] lets n images run at once: twice the number of multiprocessors keeps
+/// a GPU busy.
 ///
 /// # Errors
 /// When the images do not fit the plan.
@@ -415,9 +415,9 @@ pub fn memory(kernels: &Kernels, plan: &Plan, images: &ImageTable) -> Result<Mem
 
 /// Runs a pipeline on a batch: `y[i]` = the steps of `plan` on the image of row i, one launch.
 ///
-/// Shapes: `pixels`: the bytes of the table's images; `indices [n]`: each row's index in its data set; `y [n,height,width,3]`
-/// by [`Plan::output_size`]; `step [1]` is read from the device. A `workspace` is used if it is given and the plan needs
-/// memory between its steps; without it that is shared memory.
+/// Shapes: `pixels`: the bytes of the table's images; `indices [n]`: each row's index in its data set; `y
+/// [n,height,width,3]` by [`Plan::output_size`]; `step [1]` is read from the device. A `workspace` is used if it is
+/// given and the plan needs memory between its steps; without it that is shared memory.
 ///
 /// With [`Rows::DataSet`], a row whose index is beyond the table becomes NaN.
 ///
@@ -484,8 +484,8 @@ pub fn apply(
     };
     let batch: Arg = batch.into();
     if !needs_pixels {
-        // SAFETY: the buffers have the lengths that the table, the indices and the output size ask for, as checked; no step
-        // needs memory between; `y` is borrowed mutably.
+        // SAFETY: the buffers have the lengths that the table, the indices and the output size ask for, as checked; no
+        // step needs memory between; `y` is borrowed mutably.
         return unsafe { kernels.launch((&GEOMETRY, "f32"), n as u64 * u64::from(parts), 0, &[batch], stream) };
     }
     if let Some(workspace) = workspace {

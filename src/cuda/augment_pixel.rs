@@ -1,5 +1,5 @@
-//! Launchers of `kernels/augment_pixel.cu`: device twins of [`cpu::augment_pixel`](crate::cpu::augment_pixel) on batches,
-//! bit-equal to it.
+//! Launchers of `kernels/augment_pixel.cu`: device twins of [`cpu::augment_pixel`](crate::cpu::augment_pixel) on
+//! batches, bit-equal to it.
 
 use super::augment_geometry::{BLOCK, IDENTITY, Transform, check_extents, check_transform, parts};
 use super::launch::{Entry, Kernels, PTR, U32, input, output};
@@ -69,8 +69,8 @@ impl<X, Y> Call<'_, X, Y> {
         let (yp, _y) = output(self.kernels, self.y, self.stream)?;
         let args = [parts.into(), (h as u32).into(), (w as u32).into(), op.into(), xp, yp];
         let suffix = entry.suffixes[0];
-        // SAFETY: the buffers have the length of the shape, as checked; `y` is borrowed mutably, so it is not `x`. Ops with
-        // statistics get one block an image.
+        // SAFETY: the buffers have the length of the shape, as checked; `y` is borrowed mutably, so it is not `x`. Ops
+        // with statistics get one block an image.
         unsafe { self.kernels.launch((entry, suffix), n as u64 * u64::from(parts), 0, &args, self.stream) }
     }
 }
@@ -84,14 +84,17 @@ pub mod randaugment {
     use cudarc::driver::CudaStream;
 
     macro_rules! op {
-        ($(#[$doc:meta])* $name:ident, $number:literal, $whole:literal, ($($argument:ident: $kind:ty),*), $shape:pat => $op:expr) => {
+        (
+            $(#[$doc:meta])*
+            $name:ident, $number:literal, $whole:literal, ($($argument:ident: $kind:ty),*), $shape:pat => $op:expr
+        ) => {
             $(#[$doc])*
             ///
             /// Shapes: `x, y [n,h,w,3]` (`shape`).
             ///
             /// # Errors
-            /// When an argument is outside its domain, an extent is zero or too large, a buffer has the wrong length, or
-            /// the launch fails.
+            /// When an argument is outside its domain, an extent is zero or too large, a buffer has the wrong length,
+            /// or the launch fails.
             pub fn $name(
                 kernels: &Kernels,
                 x: &impl DevicePtr<u8>,
@@ -203,21 +206,25 @@ pub mod randaugment {
     );
 }
 
-/// keras_cv's RandAugment ops on float32 images `[n, h, w, 3]` with values in 0..255; every image gets the same arguments.
+/// keras_cv's RandAugment ops on float32 images `[n, h, w, 3]` with values in 0..255; every image gets the same
+/// arguments.
 pub mod keras_cv {
     use super::super::augment_geometry::{shear_x_transform, shear_y_transform, translation_transform};
     use super::{Call, DevicePtr, DevicePtrMut, KERAS, Kernels, PLAIN, PixelOp, Result};
     use cudarc::driver::CudaStream;
 
     macro_rules! op {
-        ($(#[$doc:meta])* $name:ident, $number:literal, $whole:literal, ($($argument:ident),*), $shape:pat => $op:expr) => {
+        (
+            $(#[$doc:meta])*
+            $name:ident, $number:literal, $whole:literal, ($($argument:ident),*), $shape:pat => $op:expr
+        ) => {
             $(#[$doc])*
             ///
             /// Shapes: `x, y [n,h,w,3]` (`shape`).
             ///
             /// # Errors
-            /// When an argument is not finite, an extent is zero or too large, a buffer has the wrong length, or the launch
-            /// fails.
+            /// When an argument is not finite, an extent is zero or too large, a buffer has the wrong length, or the
+            /// launch fails.
             pub fn $name(
                 kernels: &Kernels,
                 x: &impl DevicePtr<f32>,

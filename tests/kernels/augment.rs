@@ -307,7 +307,8 @@ fn check_pipeline(what: &str, pipeline: &Pipeline, sizes: &[[usize; 2]], seed: u
         }
         // Room for three images at a time. SAFETY: the kernel writes what it reads of it.
         let mut workspace = through_workspace.then(|| unsafe { s.alloc::<u8>(3 * memory.image_bytes) }.unwrap());
-        let mut y = zeros::<f32>(want.len());
+        // SAFETY: the kernel writes every value and reads none.
+        let mut y = unsafe { s.alloc::<f32>(want.len()) }.unwrap();
         let workspace = workspace.as_mut();
         apply(&gpu.kernels, &plan, &table, Rows::Batch, &pixels, &indices, seed, &step, workspace, &mut y, s).unwrap();
         assert_bits(&gpu.get(&y), &want, &format!("{what}, workspace {through_workspace}"));
@@ -440,7 +441,8 @@ fn several_sizes_and_a_resident_set() {
             .collect();
         pipeline.apply(&images, &indices[..3], 9, 2, &mut want[..3 * h * w * 3]).unwrap();
         let (pixels, indices, step) = (gpu.put(&data), gpu.put(&indices), gpu.put(&[2]));
-        let mut y = zeros::<f32>(want.len());
+        // SAFETY: the kernel writes every value and reads none.
+        let mut y = unsafe { s.alloc::<f32>(want.len()) }.unwrap();
         apply(&gpu.kernels, &plan, &table, Rows::DataSet, &pixels, &indices, 9, &step, None, &mut y, s).unwrap();
         assert_bits(&gpu.get(&y), &want, "resident");
     }
