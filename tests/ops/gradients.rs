@@ -57,7 +57,7 @@ pub fn check(op: &str, inputs: &[Input], h: f32, magnitude: f64, f: impl Fn(&[Va
     let loss = |input: usize, at: usize, value: f32| {
         let tape = Tape::no_grad();
         let vars: Vec<Var> = leaves(&tape);
-        vars[input].tensor().write::<f32>().unwrap()[at] = value;
+        vars[input].tensor().view(at, &[1]).unwrap().fill(value).unwrap();
         let y = f(&vars).unwrap();
         y.tensor().read::<f32>().unwrap().iter().zip(&dys).map(|(&y, &dy)| f64::from(y) * f64::from(dy)).sum::<f64>()
     };

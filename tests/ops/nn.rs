@@ -432,7 +432,7 @@ fn small(device: &Device, classes: usize, seed: u64) -> Params {
     BatchNorm::new(&mut builder, "bn", 4, 1e-3, 0.99);
     Dense::new(&mut builder, "dense", classes, 4);
     let params = builder.build(device, seed).unwrap();
-    params.stats().write::<f32>().unwrap().iter_mut().zip(random(8, seed)).for_each(|(stat, v)| *stat = v);
+    params.stats().copy_from_slice(&random(8, seed)).unwrap();
     params
 }
 
@@ -444,8 +444,8 @@ fn model_files_are_exact() {
     let (_, saved) = resnet(&device, Head::Classes(10), 1);
     // Values that only an exact copy keeps.
     let special = [f32::MIN_POSITIVE / 2.0, -0.0, f32::MAX, f32::from_bits(0x7fc0_1234), 1.0 + f32::EPSILON];
-    saved.values().write::<f32>().unwrap()[..5].copy_from_slice(&special);
-    saved.stats().write::<f32>().unwrap()[..5].copy_from_slice(&special);
+    saved.values().view(0, &[5]).unwrap().copy_from_slice(&special).unwrap();
+    saved.stats().view(0, &[5]).unwrap().copy_from_slice(&special).unwrap();
     checkpoint::save(&saved, &path).unwrap();
     let (_, loaded) = resnet(&device, Head::Classes(10), 2);
     assert_ne!(bits(loaded.values()), bits(saved.values()));

@@ -52,7 +52,7 @@ fn views_are_written_side_by_side_but_never_into_each_other() {
     assert_eq!(middle.to_vec::<f32>().unwrap(), [1.0, 2.0]);
     // A view of a view, under another shape.
     let inner = right.view(1, &[4]).unwrap().reshape(&[2, 2]).unwrap();
-    inner.write::<f32>().unwrap()[3] = 9.0;
+    inner.view(3, &[1]).unwrap().fill(9.0f32).unwrap();
     assert_eq!(arena.to_vec::<f32>().unwrap(), [1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 9.0]);
     // An empty window is nobody's, even in the middle of one that is being written.
     let empty = arena.view(3, &[0]).unwrap();
