@@ -1,7 +1,7 @@
 //! What a CUDA device has besides its memory: the context, the one stream that ops are queued on, the kernels, pinned
 //! staging for uploads, and words for what goes wrong.
 
-use super::{MemoryStats, lock};
+use super::{MemoryStats, Precision, lock};
 use crate::cuda::probe::{self, DeviceInfo};
 use crate::cuda::{Kernels, driver_error};
 use crate::{Error, Result};
@@ -24,9 +24,8 @@ type Driver<T> = std::result::Result<T, DriverError>;
 pub struct CudaOptions {
     /// The GPU's number, as `cuda:N` counts.
     pub ordinal: usize,
-    /// Convolutions and linear layers of f32 on tensor cores: factors are rounded to tf32 (10 bits of mantissa), sums
-    /// are f32. Off by default: f32 means f32.
-    pub tf32: bool,
+    /// What convolutions and linear layers multiply in.
+    pub precision: Precision,
     /// Whether freed memory is kept for the next tensor. Without it every tensor is an allocation of the driver, freed
     /// at drop: slow, and what a memory checker wants.
     pub cached: bool,
@@ -34,7 +33,7 @@ pub struct CudaOptions {
 
 impl Default for CudaOptions {
     fn default() -> Self {
-        CudaOptions { ordinal: 0, tf32: false, cached: true }
+        CudaOptions { ordinal: 0, precision: Precision::F32, cached: true }
     }
 }
 

@@ -41,6 +41,21 @@ pub(crate) enum Kind {
     Cuda(Arc<Gpu>),
 }
 
+/// What a device's convolutions and linear layers multiply in. Sums, losses, parameters, their gradients and the
+/// optimiser's state are f32 in every one of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// f32: the default, and all that the CPU has.
+    #[default]
+    F32,
+    /// On tensor cores: activations and weights are f32, and rounded to tf32 (10 bits of mantissa) where they are
+    /// multiplied.
+    Tf32,
+    /// Mixed precision on tensor cores: models made on the device keep activations, and a copy of the weights, in bf16 (7
+    /// bits of mantissa).
+    Bf16,
+}
+
 /// Time spent in one op.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct OpTime {
@@ -153,7 +168,7 @@ impl Device {
         Device::cuda_with(CudaOptions { ordinal, ..CudaOptions::default() })
     }
 
-    /// As [`Device::cuda`], with options: tf32 on tensor cores, a pool that keeps nothing.
+    /// As [`Device::cuda`], with options: tensor cores, a pool that keeps nothing.
     ///
     /// # Errors
     /// As [`Device::cuda`].
@@ -177,6 +192,15 @@ impl Device {
             Kind::Cpu => None,
             Kind::Cuda(gpu) => Some(gpu),
         }
+    }
+
+    /// What convolutions and linear layers multiply in.
+    pub fn precision(&self) -> Precision {
+        #[cfg(feature = "cuda")]
+        if let Kind::Cuda(gpu) = &self.0.kind {
+            return gpu.options().precision;
+        }
+        Precision::F32
     }
 
     pub(crate) fn kind(&self) -> &Kind {

@@ -34,7 +34,7 @@ impl Source {
             Source::Host if size > isize::MAX as usize - ALIGN => Ok(None),
             #[cfg(feature = "cpu")]
             Source::Host => {
-                // SAFETY: `size` is at least ALIGN (Pool::allocate rounds up from 1), so the layout is not zero-sized.
+                // SAFETY: `size` is at least ALIGN (Pool::allocate rounds up, and asks for nothing where nothing is needed), so the layout is not zero-sized.
                 let pointer = unsafe { std::alloc::alloc_zeroed(layout(size)) };
                 Ok((!pointer.is_null()).then(|| pointer.expose_provenance()))
             }
@@ -134,7 +134,11 @@ impl Pool {
     }
 
     pub(super) fn allocate(self_: &Arc<Pool>, bytes: usize) -> Result<Block> {
-        let size = bytes.max(1).checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
+        if bytes == 0 {
+            // An empty tensor has an address, aligned as any, and no memory.
+            return Ok(Block { address: ALIGN, size: 0, bytes, pool: self_.clone() });
+        }
+        let size = bytes.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
         let mut state = lock(&self_.state);
         // Best fit, but never a block more than half again as large: it would sit on memory that a
         // later request of the right size has to take from the system.
@@ -197,6 +201,9 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
+        if self.size == 0 {
+            return;
+        }
         let Pool { source, cached, state } = &*self.pool;
         if *cached {
             source.reclaim(self.address, self.bytes);

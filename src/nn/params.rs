@@ -5,7 +5,7 @@
 //! no gradient buffer. Optimiser, SWA, EarlyStopping and checkpoints then work on whole arenas.
 
 use crate::autograd::{Tape, Var};
-use crate::device::Device;
+use crate::device::{Device, Precision};
 use crate::dtype::DType;
 use crate::problem::Span;
 use crate::rng::{Philox, unit};
@@ -108,7 +108,10 @@ impl ParamsBuilder {
             values: Tensor::zeros(device, &[total(&self.params)], DType::F32)?,
             stats: Tensor::zeros(device, &[total(&self.stats)], DType::F32)?,
             gradients: Tensor::zeros(device, &[0], DType::F32)?,
-            bf16: None,
+            bf16: match device.precision() {
+                Precision::Bf16 => Some(Tensor::empty(device, &[total(&self.params)], DType::Bf16)?),
+                Precision::F32 | Precision::Tf32 => None,
+            },
             params: self.params,
             moving: self.stats,
             generation: 0,
@@ -193,17 +196,8 @@ impl Params {
         &self.gradients
     }
 
-    /// Starts mixed precision: layers that multiply take their weights from a copy in bf16, which the optimisers write in
-    /// the same pass as the f32 values; gradients stay f32.
-    ///
-    /// # Errors
-    /// When memory runs out.
-    pub fn use_bf16(&mut self) -> Result<()> {
-        self.bf16 = Some(Tensor::empty(self.device(), self.values.shape(), DType::Bf16)?);
-        self.refresh_bf16()
-    }
-
-    /// The copy of the values in bf16, in mixed precision.
+    /// The copy of the values in bf16 that convolutions multiply by, on a device of [`Precision::Bf16`]. The optimisers
+    /// write it in the same pass as the f32 values.
     pub fn bf16_values(&self) -> Option<&Tensor> {
         self.bf16.as_ref()
     }

@@ -182,6 +182,9 @@ pub fn batch_norm(
                     dbeta: dbeta.as_mut(),
                 };
                 let statistics = if training { Statistics::OfBatch } else { Statistics::Constant };
+                // Behind constant statistics there is nothing to sum up for dx.
+                let sums = training || gradients.dgamma.is_some() || gradients.dbeta.is_some();
+                let workspace = if sums { workspace_elems(rows, c) } else { 0 };
                 backward(
                     gpu.kernels(),
                     (rows, c),
@@ -191,7 +194,7 @@ pub fn batch_norm(
                     relu,
                     statistics,
                     gradients,
-                    &mut Scratch::<f32>::new(device, workspace_elems(rows, c))?,
+                    &mut Scratch::<f32>::new(device, workspace)?,
                     gpu.stream(),
                 )
             }),

@@ -14,7 +14,10 @@ use crate::problem::{Conv2dProblem, Window};
 use crate::tensor::DeviceReadGuard;
 use crate::tensor::Tensor;
 #[cfg(feature = "cuda")]
-use crate::{DType, device::Gpu};
+use crate::{
+    DType,
+    device::{Gpu, Precision},
+};
 
 /// 2-d convolution with fused bias and residual: `y = conv(x, w) + b + residual`.
 ///
@@ -144,7 +147,7 @@ pub fn conv2d(x: &Var, w: &Var, b: Option<&Var>, residual: Option<&Var>, window:
 pub(super) fn plan(gpu: &Gpu, pass: Pass, problem: &Conv2dProblem, dtype: DType) -> Result<Plan> {
     match dtype {
         DType::Bf16 => Plan::new::<half::bf16>(pass, problem),
-        _ if gpu.options().tf32 => Plan::tf32(pass, problem),
+        _ if gpu.options().precision == Precision::Tf32 => Plan::tf32(pass, problem),
         _ => Plan::new::<f32>(pass, problem),
     }
 }

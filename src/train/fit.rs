@@ -196,6 +196,7 @@ impl Running {
         let best = saved.then(|| fit.params.snapshot()).transpose()?.map(Rc::new);
         let targets = tensors(fit, best.as_deref());
         file.copy_into(targets.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())))?;
+        fit.params.refresh_bf16()?;
         fit.optimizer.set_t(progress.steps);
         fit.optimizer.set_learning_rate(progress.learning_rate);
         Ok(Running { progress, best, validated: None })

@@ -21,6 +21,15 @@ pub fn device() -> Device {
     panic!("built without feature `cuda`")
 }
 
+/// As [`device`], but with a memory pool of its own on either side, and one that caches.
+pub fn own_device() -> Device {
+    #[cfg(feature = "cuda")]
+    if is_cuda() {
+        return Device::cuda(0).unwrap_or_else(|e| panic!("{e}"));
+    }
+    device()
+}
+
 /// Whether [`device`] is a CUDA device.
 pub fn is_cuda() -> bool {
     match std::env::var("WARPSMITH_TEST_DEVICE").as_deref() {

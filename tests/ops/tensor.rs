@@ -1,8 +1,13 @@
-//! Tensors and the device's memory pool.
+//! Tensors and the device's memory pool, on the host; those of a GPU are in tests/kernels/device.rs.
 
-use crate::{assert_error, device, f32s};
+use crate::{assert_error, f32s};
 use half::bf16;
 use warpsmith::{DType, Device, Element, Tensor, ops};
+
+/// The CPU, with a memory pool of its own.
+fn device() -> Device {
+    Device::cpu().unwrap()
+}
 
 #[test]
 fn reads_share_and_writes_exclude() {
@@ -227,7 +232,7 @@ fn memory_is_counted() {
     device.reset_peak_memory();
     assert_eq!(device.memory().peak_bytes, 64);
     drop(b);
-    assert_eq!(crate::device().memory().reserved_bytes, 0, "every handle has a pool of its own");
+    assert_eq!(self::device().memory().reserved_bytes, 0, "every handle has a pool of its own");
     assert_eq!(device.clone().memory(), device.memory());
 }
 
