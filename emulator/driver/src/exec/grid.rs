@@ -272,6 +272,9 @@ fn run_independent(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64, n
                 Turn::Ran => {}
                 Turn::Done => break,
                 Turn::Stuck => {
+                    if retire(cx, &mut slot) {
+                        continue;
+                    }
                     if release(&mut slot) {
                         cx.out_of_step = true;
                         continue;
@@ -333,6 +336,8 @@ fn run_coupled(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64) {
         if !slots.is_empty() && stuck == slots.len() {
             if place < blocks && slots.len() < options.resident.max(1) {
                 admit = 1;
+            } else if slots.iter_mut().any(|s| retire(cx, s)) {
+                // The next turn completes the barriers that waited for these threads.
             } else if slots.iter_mut().any(release) {
                 cx.out_of_step = true;
             } else {
@@ -531,7 +536,7 @@ fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
             }
             able |= !warps[w].spinning;
             for barrier in std::mem::take(&mut block.wake) {
-                warp_ops::wake(cx, warps, &barrier);
+                warp_ops::wake(cx, block, warps, &barrier);
                 able = true;
             }
             if stop == Stop::Yield || warps[w].live == 0 {
@@ -545,7 +550,7 @@ fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
     if block.exited > 0 {
         warp_ops::settle_barriers(cx, block, warps);
         for barrier in std::mem::take(&mut block.wake) {
-            warp_ops::wake(cx, warps, &barrier);
+            warp_ops::wake(cx, block, warps, &barrier);
             able = true;
         }
     }
@@ -586,6 +591,13 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
     cx.fine = false;
 }
 
+/// Lanes that wait for those of their warp that stand at a barrier, only to exit with them: lets them exit.
+fn retire(cx: &mut Cx, slot: &mut Slot) -> bool {
+    let Slot { block, warps } = slot;
+    let waits = |w: &&mut Warp| w.groups.iter().any(|g| matches!(g.state, State::Barrier(_)));
+    warps.iter_mut().filter(waits).any(|w| warp_ops::retire(cx, block, w, None))
+}
+
 /// Lanes that wait at a meeting point may hold what the others of their warp need, be it that those spin or that they
 /// stand at a `.sync` operation whose mask names the waiting ones: lets the waiting ones of one warp go on.
 fn release(slot: &mut Slot) -> bool {
@@ -606,6 +618,9 @@ fn deadlock(cx: &mut Cx, slots: &[Slot], all_started: bool) {
     let mut lines = Vec::new();
     let mut at = None;
     for slot in slots {
+        for barrier in &slot.block.barriers {
+            warp_ops::judge(cx, &slot.block, &slot.warps, barrier);
+        }
         for warp in slot.warps.iter().filter(|w| w.live != 0) {
             for g in warp.groups.iter().filter(|g| g.state != State::Dead) {
                 let (pc, what) = match g.state {

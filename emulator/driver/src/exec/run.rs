@@ -99,9 +99,11 @@ pub struct Group {
 /// A place where diverged lanes meet.
 #[derive(Debug, Clone, Copy)]
 pub struct Meeting {
-    pc: u32,
+    /// The operation.
+    pub pc: u32,
     expected: u32,
-    arrived: u32,
+    /// Lanes that are there.
+    pub arrived: u32,
     outer: u32,
 }
 
@@ -137,6 +139,21 @@ pub struct Warp {
     pub spinning: bool,
 }
 
+/// A part of a warp that waits at a barrier.
+#[derive(Debug, Clone, Copy)]
+pub struct Partial {
+    /// The warp.
+    pub warp: u32,
+    /// The operation.
+    pub pc: u32,
+    /// Those of its lanes that came.
+    pub lanes: u32,
+    /// The barrier is one that the others must reach too, unless they exit.
+    pub amiss: bool,
+    /// Counted as a whole warp, the others having exited.
+    pub whole: bool,
+}
+
 /// A barrier of a block.
 #[derive(Debug, Clone, Default)]
 pub struct Barrier {
@@ -150,6 +167,8 @@ pub struct Barrier {
     pub warps: u32,
     /// Threads whose predicate was true.
     pub trues: u32,
+    /// Lanes that arrived without the rest of their warp.
+    pub partial: Vec<Partial>,
     /// Joined clocks of those who arrived.
     pub clock: Clock,
     /// Joined clocks of their last fences.
@@ -305,17 +324,21 @@ impl Warp {
         }
     }
 
-    /// Lanes leave for good: nobody waits for them any more.
-    fn exit(&mut self, mask: u32) {
+    /// Lanes exit: nobody waits for them any more.
+    pub fn leave(&mut self, cx: &mut Cx, block: &mut Block, mask: u32) {
         self.live &= !mask;
         for j in &mut self.joins {
             j.expected &= !mask;
             j.arrived &= !mask;
         }
+        block.exited += mask.count_ones();
+        race::join(&mut block.exit_clock, &self.clock);
+        race::tick(self);
+        cx.progress = true;
     }
 
     /// Releases every meeting point at which all its lanes have arrived.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         for i in 0..self.joins.len() {
             let j = self.joins[i];
             if j.arrived != 0 && j.arrived == j.expected {
@@ -690,11 +713,7 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
                 continue;
             }
             Op::Exit => {
-                warp.exit(m);
-                block.exited += m.count_ones();
-                race::join(&mut block.exit_clock, &warp.clock);
-                race::tick(warp);
-                cx.progress = true;
+                warp.leave(cx, block, m);
                 mask &= !m;
                 warp.groups[group].mask = mask;
                 if mask == 0 {
