@@ -19,6 +19,8 @@ pub enum Kind {
     SharedRace,
     /// Two unordered accesses to global memory inside one launch, at least one of them a write.
     GlobalRace,
+    /// Two operations of different streams on the same memory, at least one of them a write, that nothing orders.
+    StreamRace,
     /// A barrier that not all threads reach together.
     DivergentBarrier,
     /// A warp operation whose member mask does not fit the lanes that execute it.
@@ -56,6 +58,7 @@ impl Kind {
             Kind::MissingWait => "missing-wait",
             Kind::SharedRace => "shared-race",
             Kind::GlobalRace => "global-race",
+            Kind::StreamRace => "stream-race",
             Kind::DivergentBarrier => "divergent-barrier",
             Kind::WarpMask => "warp-mask",
             Kind::Deadlock => "deadlock",

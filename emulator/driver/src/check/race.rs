@@ -2,12 +2,15 @@
 //! lane, and the logical time of that warp. Warps keep vector clocks that barriers join, so an access is ordered after
 //! another exactly when a barrier, or a fence followed by an atomic, lies between them. Words written by several
 //! threads byte by byte keep only the last of them: some races among bytes of one word go unseen, none is invented.
+//! The records of earlier launches stay, and tell of those in other streams that nothing orders before this one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::check::arena::Arena;
 use crate::check::finding::Kind;
+use crate::check::order::{self, Act, Foreign, Operation};
 use crate::exec::memory::{Intent, Request};
 use crate::exec::regs::lanes;
 use crate::exec::run::{Block, Cx, Warp};
@@ -87,7 +90,10 @@ pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Reques
     if u64::from(block.number) >= MAX_BLOCKS {
         return;
     }
-    let writes = matches!(intent, Intent::Write | Intent::Atomic | Intent::CopyWrite);
+    let writes = writes(intent);
+    if let Some(foreign) = cx.foreign.filter(|f| !f.uses.is_empty() && r.space == Space::Global) {
+        check_uses(cx, block, warp, pc, r, writes, foreign);
+    }
     // First all lanes are checked, then all are recorded: lanes of one instruction do not race with each other. What raced
     // is recorded too: the next thread may race with it at another place.
     if writes {
@@ -110,9 +116,71 @@ pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Reques
         for w in 0..words(r) {
             // SAFETY: as in `check`.
             let slots = unsafe { slots(base, r.at[lane] / 4 + w) };
-            record(slots, me, writes);
+            record(slots, me, writes, cx.foreign);
         }
     }
+}
+
+#[inline(always)]
+fn writes(intent: Intent) -> bool {
+    matches!(intent, Intent::Write | Intent::Atomic | Intent::CopyWrite)
+}
+
+/// Compares a request with the copies and fills of other streams that nothing orders before this launch.
+#[inline(never)]
+fn check_uses(cx: &mut Cx, block: &Block, warp: &Warp, pc: usize, r: &Request, writes: bool, foreign: &Foreign) {
+    for lane in lanes(r.mask) {
+        let at = r.view.base + r.at[lane];
+        let range = at..at + u64::from(r.bytes);
+        if let Some((at, u)) = foreign.uses.iter().find_map(|u| Some((u.conflict(&range, !writes)?, u))) {
+            return unordered(cx, block, warp, pc, lane, at, writes, (u.act, &u.by));
+        }
+    }
+}
+
+/// Reports a conflict with an operation of another stream.
+#[inline(never)]
+fn unordered(
+    cx: &mut Cx,
+    block: &Block,
+    warp: &Warp,
+    pc: usize,
+    lane: usize,
+    at: u64,
+    writes: bool,
+    first: (Act, &Operation),
+) {
+    let Some(foreign) = cx.foreign else { return };
+    let act = if writes { Act::Write } else { Act::Read };
+    let message = order::sentence((act, &foreign.me), first, at, cx.arena);
+    cx.report(block, warp, pc, lane, Kind::StreamRace, message);
+}
+
+/// The first byte of a range that some launch used, and conflicts with a read or a write of all of it: its address, the
+/// number of the launch, and whether that wrote.
+pub fn find_launch(
+    arena: &Arena,
+    range: &std::ops::Range<u64>,
+    reads: bool,
+    which: impl Fn(u32) -> bool,
+) -> Option<(u64, u32, bool)> {
+    let base = arena.view().base;
+    let (from, to) = (range.start - base, range.end - base);
+    for word in from / 4..to.div_ceil(4) {
+        // SAFETY: callers pass ranges of allocations, and there are three records per word of the arena.
+        let slots = unsafe { slots(arena.race(), word) };
+        for (i, slot) in slots.iter().enumerate().take(if reads { 1 } else { 3 }) {
+            let old = Record::unpack(slot.load(Relaxed));
+            let mine = |byte: u64| old.bytes >> byte & 1 != 0 && (from..to).contains(&(4 * word + byte));
+            if old.bytes != 0
+                && which(old.launch)
+                && let Some(byte) = (0..4).find(|&b| mine(b))
+            {
+                return Some((base + 4 * word + byte, old.launch, i == 0));
+            }
+        }
+    }
+    None
 }
 
 /// Words of a lane.
@@ -153,7 +221,21 @@ fn check<const SLOTS: usize>(
                     continue;
                 }
                 let old = Record::unpack(raw);
-                let same_launch = old.launch == cx.launch_tag && (!shared || old.block == block.number);
+                if !shared && old.launch != cx.launch_tag {
+                    let overlap = old.bytes & byte_mask(r, lane);
+                    match cx.foreign.filter(|f| f.launch(old.launch) && !(old.strong && strong)) {
+                        None => harmless[i] = raw & !LANE,
+                        Some(_) if overlap == 0 => {}
+                        Some(f) => {
+                            let first = if i == 0 { Act::Write } else { Act::Read };
+                            let at = r.view.base + 4 * word + u64::from(overlap.trailing_zeros());
+                            let first = (first, &f.by(old.launch));
+                            return unordered(cx, block, warp, pc, lane, at, writes(intent), first);
+                        }
+                    }
+                    continue;
+                }
+                let same_launch = !shared || old.block == block.number;
                 if !same_launch || (old.strong && strong) || ordered(block, warp, &old) {
                     harmless[i] = raw & !LANE;
                     continue;
@@ -178,7 +260,7 @@ unsafe fn slots<'a>(base: *mut u64, word: u64) -> &'a [AtomicU64; 3] {
 
 /// Notes a packed access in the records of a word.
 #[inline(always)]
-fn record(slots: &[AtomicU64; 3], me: u64, writes: bool) {
+fn record(slots: &[AtomicU64; 3], me: u64, writes: bool, foreign: Option<&Foreign>) {
     // The same thread at the same time: its bytes add up.
     let joined = |old: u64| if (old ^ me) & !BYTES == 0 { old | me } else { me };
     if writes {
@@ -189,7 +271,10 @@ fn record(slots: &[AtomicU64; 3], me: u64, writes: bool) {
     // Two different readers are enough to contradict any writer; the older of them makes room.
     let first = slots[1].load(Relaxed);
     let differs = first ^ me;
-    if differs & LAUNCH == 0 && first & BYTES != 0 && differs & THREAD != 0 {
+    // Readers of launches in other streams stay as long as this one does not know them.
+    let stays = |raw: u64| foreign.is_some_and(|f| raw & BYTES != 0 && f.launch((raw >> 52) as u32));
+    let another = differs & LAUNCH == 0 && first & BYTES != 0 && differs & THREAD != 0;
+    if (another && !stays(slots[2].load(Relaxed))) || stays(first) {
         slots[2].store(first, Relaxed);
     }
     slots[1].store(joined(first), Relaxed);
@@ -210,7 +295,7 @@ fn conflict(
     old_wrote: bool,
     shared: bool,
 ) {
-    let writes = matches!(intent, Intent::Write | Intent::Atomic | Intent::CopyWrite);
+    let writes = writes(intent);
     let class = match (old_wrote, writes) {
         (true, false) => "read after write",
         (true, true) => "write after write",
@@ -286,6 +371,33 @@ pub fn synchronise(cx: &mut Cx, block: &mut Block, warp: &mut Warp, r: &Request,
             for (&b, c) in block.seen.iter() {
                 join(place.entry(b).or_insert([0; 32]), c);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::order::{Clock, History};
+
+    fn reader(launch: u32, block: u32) -> u64 {
+        Record { launch, block, warp: 0, lane: 0, clock: 1, strong: false, bytes: 15 }.pack()
+    }
+
+    #[test]
+    fn readers_of_unordered_launches_are_not_displaced_by_many_of_this_one() {
+        let (mut a, b, mut history) = (Clock::default(), Clock::default(), History::default());
+        let other = Operation { stamp: a.advance(0), ..Operation::default() };
+        history.launch(5, other);
+        for (clock, kept) in [(&b, true), (&a, false)] {
+            let foreign = history.foreign(&Operation::default(), clock);
+            let slots: [AtomicU64; 3] = Default::default();
+            record(&slots, reader(5, 0), false, None);
+            for block in 0..4 {
+                record(&slots, reader(6, block), false, foreign.as_ref());
+            }
+            let launches = slots.map(|s| Record::unpack(s.into_inner()).launch);
+            assert_eq!(launches, [0, 6, if kept { 5 } else { 6 }]);
         }
     }
 }

@@ -16,6 +16,7 @@ use super::run::*;
 use super::warp as warp_ops;
 use crate::check::arena::{Arena, LIVE};
 use crate::check::finding::{Finding, Kind};
+use crate::check::order::Foreign;
 
 /// A launch.
 #[derive(Debug, Clone)]
@@ -95,7 +96,8 @@ enum Turn {
 
 /// Runs a launch. Kernels whose blocks can see each other's work run on one thread, in an order that the seed decides;
 /// the others use all threads, and their results cannot depend on the order.
-pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) -> Outcome {
+/// `foreign` is what runs beside it in other streams.
+pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options, foreign: Option<&Foreign>) -> Outcome {
     let mut params = Private::new(spec.params.len(), WRITTEN);
     params.bytes_mut().copy_from_slice(&spec.params);
     let blocks = spec.grid.iter().map(|&d| u64::from(d)).product::<u64>();
@@ -123,7 +125,7 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
     let failed = AtomicU64::new(u64::MAX);
     let total = Mutex::new((Outcome::default(), BTreeMap::new()));
     let work = || {
-        let mut cx = context(kernel, arena, &params, spec, options, workers == 1);
+        let mut cx = Cx { foreign, ..context(kernel, arena, &params, spec, options, workers == 1) };
         if coupled {
             run_coupled(&mut cx, spec, options, blocks);
         } else {
@@ -223,6 +225,7 @@ fn context<'a>(
         launch_tag: options.epoch % crate::check::race::MAX_LAUNCH,
         touched: arena.touched(),
         race: arena.race(),
+        foreign: None,
         last: vec![0; kernel.code.len()],
         alone,
         published: HashMap::new(),

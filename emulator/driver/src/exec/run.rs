@@ -10,6 +10,7 @@ use super::regs::*;
 use super::{syscall, tensor, warp as warp_ops, wmma};
 use crate::check::arena::{Arena, View};
 use crate::check::finding::{Finding, Kind, Where};
+use crate::check::order::Foreign;
 use crate::check::race::{self, Clock, Seen};
 use crate::ptx::ast::Space;
 
@@ -231,6 +232,8 @@ pub struct Cx<'a> {
     pub touched: *mut u32,
     /// Race records.
     pub race: *mut u64,
+    /// What nothing orders before this launch.
+    pub foreign: Option<&'a Foreign>,
     /// Where each operation last touched global memory, for prefetches.
     pub last: Vec<u64>,
     /// No other worker runs blocks of this launch.

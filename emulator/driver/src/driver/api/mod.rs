@@ -162,7 +162,7 @@ extern "C" fn write_report() {
     if let Some(s) = lock().as_mut() {
         if s.sticky.is_none() {
             // An error here is a finding in the report.
-            let _ = s.synchronise_all();
+            let _ = s.run_all();
         }
         save_report(s);
     }
