@@ -207,3 +207,43 @@ extern "C" __global__ void copy(const float* x, float* y, int n) {
 }
 // Bytes of one word written by different warps: no race.
 extern "C" __global__ void bytes_ok(const unsigned char* x, unsigned char* y) { y[threadIdx.x * 32 % 127 + threadIdx.x / 127] = x[threadIdx.x]; }
+// Each half of the warp has a mask: it orders nothing between the halves.
+extern "C" __global__ void partial_syncwarp(const float* x, float* y, unsigned low, unsigned high, int flip) {
+    __shared__ float s[32];
+    int lane = threadIdx.x;
+    s[lane] = x[lane];
+    __syncwarp(lane < 16 ? low : high);
+    y[lane] = s[lane ^ flip];
+}
+// Lane 1 meets lane 0, then lane 2: what lane 0 wrote is known to lane 2, or would be the other way round.
+extern "C" __global__ void chained_syncwarp(const float* x, float* y, int last) {
+    __shared__ float s[32];
+    int lane = threadIdx.x;
+    s[lane] = x[lane];
+    if (lane < 2) __syncwarp(3u);
+    if (lane == 1 || lane == 2) __syncwarp(6u);
+    if (lane == last) y[lane] = s[2 - last];
+}
+// Many barriers before the race.
+extern "C" __global__ void late_race(const float* x, float* y, int barriers, int last_one) {
+    __shared__ float s[64];
+    for (int i = 0; i < barriers; i++) __syncthreads();
+    s[threadIdx.x] = x[threadIdx.x];
+    if (last_one) __syncthreads();
+    y[threadIdx.x] = s[63 - threadIdx.x];
+}
+extern "C" __global__ void late_race_warp(const float* x, float* y, int barriers, int last_one) {
+    __shared__ float s[32];
+    for (int i = 0; i < barriers; i++) __syncwarp();
+    s[threadIdx.x] = x[threadIdx.x];
+    if (last_one) __syncwarp();
+    y[threadIdx.x] = s[31 - threadIdx.x];
+}
+// A fence orders what others see of one thread: it is no meeting of the lanes.
+extern "C" __global__ void fence_is_no_barrier(const float* x, float* y, int meet) {
+    __shared__ float s[32];
+    s[threadIdx.x] = x[threadIdx.x];
+    __threadfence_block();
+    if (meet) __syncwarp();
+    y[threadIdx.x] = s[31 - threadIdx.x];
+}

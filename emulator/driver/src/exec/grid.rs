@@ -381,6 +381,8 @@ fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
                 carry: 0,
                 copies: AsyncCopies::default(),
                 clock: [0; 32],
+                together: 0,
+                pairs: None,
                 released: None,
                 turn: 0,
                 idle: (0, 1),
@@ -468,6 +470,8 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
         warp.joins.clear();
         warp.copies.clear();
         warp.clock = [0; 32];
+        warp.together = 0;
+        warp.pairs = None;
         warp.clock[warp.id as usize] = 1;
         warp.released = None;
         warp.turn = 0;

@@ -128,6 +128,10 @@ pub struct Warp {
     pub copies: AsyncCopies,
     /// Logical time of every warp of the block, as far as this one knows.
     pub clock: Clock,
+    /// The time up to which all that its lanes did comes before what any of them does now.
+    pub together: u32,
+    /// The same for single lanes, as some `__syncwarp` with parts of the warp have made it: `[of one][about another]`.
+    pub pairs: Option<Box<[[u32; LANES]; LANES]>>,
     /// The clock at the last fence.
     pub released: Option<Clock>,
     /// Group that ran last.

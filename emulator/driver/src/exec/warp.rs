@@ -60,7 +60,7 @@ pub fn collective(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, op: &O
             }
         }
         // `bar.warp.sync` orders the memory accesses of its lanes.
-        _ => race::tick(warp),
+        _ => race::meet(warp, here),
     }
 }
 
@@ -270,7 +270,7 @@ pub fn wake(cx: &mut Cx, block: &Block, warps: &mut [Warp], barrier: &Barrier) {
         let group = &mut warp.groups[g as usize];
         group.state = State::Ready;
         let (mask, pc) = (group.mask, group.pc as usize - 1);
-        race::join(&mut warp.clock, &barrier.clock);
+        race::learn(warp, &barrier.clock);
         // What all threads wrote before their own fences may be published by one of them behind the barrier.
         if barrier.released != [0; 32] {
             race::join(warp.released.get_or_insert([0; 32]), &barrier.released);

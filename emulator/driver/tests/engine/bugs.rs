@@ -148,6 +148,47 @@ fn shared_memory_races() {
 }
 
 #[test]
+fn a_syncwarp_orders_the_lanes_of_its_mask() {
+    let r = rig();
+    let x: Vec<f32> = (0..32).map(|i| i as f32).collect();
+    let (px, y) = (r.put(&x), r.empty::<f32>(32));
+    let args = |low, high, flip| [Arg::Ptr(px), Arg::Ptr(y), Arg::U32(low), Arg::U32(high), Arg::I32(flip)];
+    for (low, high, flip) in [(0xffff, 0xffff_0000, 8), (u32::MAX, u32::MAX, 16)] {
+        r.clean("partial_syncwarp", 1, 32, &args(low, high, flip));
+        assert!(r.get::<f32>(y, 32).iter().enumerate().all(|(i, &v)| v == x[i ^ flip as usize]));
+    }
+    let out = r.run("partial_syncwarp", 1, 32, &args(0xffff, 0xffff_0000, 16));
+    let words = "written by lane 16 of the same warp, and no __syncwarp or barrier lies between them";
+    assert_finding(&out, Kind::SharedRace, &["read after write", words, "warp 0, lane 0 "]);
+    let chain = |last| [Arg::Ptr(px), Arg::Ptr(y), Arg::I32(last)];
+    r.clean("chained_syncwarp", 1, 32, &chain(2));
+    let out = r.run("chained_syncwarp", 1, 32, &chain(0));
+    assert_finding(&out, Kind::SharedRace, &["written by lane 2 of the same warp"]);
+    r.clean("fence_is_no_barrier", 1, 32, &[Arg::Ptr(px), Arg::Ptr(y), Arg::I32(1)]);
+    let out = r.run("fence_is_no_barrier", 1, 32, &[Arg::Ptr(px), Arg::Ptr(y), Arg::I32(0)]);
+    assert_finding(&out, Kind::SharedRace, &["written by lane 31 of the same warp"]);
+}
+
+#[test]
+fn races_after_very_many_barriers() {
+    let r = rig();
+    let (x, y) = (floats(&r, 64), floats(&r, 64));
+    // 2^17 barriers were once more than a record could count.
+    for (name, threads, words) in [
+        ("late_race", 64, "the word was written by warp 0, lane 31, and no barrier lies between them"),
+        ("late_race_warp", 32, "the word was written by lane 31 of the same warp"),
+    ] {
+        for barriers in [100, (1 << 17) - 1, (1 << 17) + 100] {
+            let args = |last| [Arg::Ptr(x), Arg::Ptr(y), Arg::I32(barriers), Arg::I32(last)];
+            r.clean(name, 1, threads, &args(1));
+            let out = r.run(name, 1, threads, &args(0));
+            let races: Vec<_> = out.findings.iter().filter(|f| f.kind == Kind::SharedRace).collect();
+            assert!(races.iter().any(|f| f.message.contains(words)), "{name}, {barriers}: {:?}", out.findings);
+        }
+    }
+}
+
+#[test]
 fn global_memory_races_between_blocks() {
     let mut r = rig();
     let (x, y) = (floats(&r, 64), floats(&r, 64));
