@@ -463,8 +463,7 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
                 warp.regs.set_lane(row, lane, u64::from(v));
             }
         }
-        let threads = block.threads - warp.id * 32;
-        warp.live = if threads >= 32 { ALL } else { (1 << threads) - 1 };
+        warp.live = warp.existing(block);
         warp.groups.clear();
         warp.groups.push(Group { pc: 0, mask: warp.live, join: NONE, state: State::Ready });
         warp.joins.clear();

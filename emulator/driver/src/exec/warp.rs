@@ -91,7 +91,10 @@ fn shfl(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, here: u32, mode:
     }
     warp.set_pred(p, valid, here);
     if let Some((lane, j)) = absent {
-        let message = format!("the lane reads lane {j}, which takes no part in this shuffle (lanes {here:#010x})");
+        let message = match warp.existing(block) >> j & 1 {
+            0 => format!("the lane reads lane {j}, which does not exist: the block has {} threads", block.threads),
+            _ => format!("the lane reads lane {j}, which takes no part in this shuffle (lanes {here:#010x})"),
+        };
         cx.report(block, warp, pc, lane, Kind::WarpMask, message);
     }
 }
