@@ -80,6 +80,26 @@ fn device_addresses_where_host_addresses_belong() {
     }
 }
 
+#[test]
+fn copies_inside_the_device_that_overlap() {
+    let t = Turn::new();
+    let stream = t.context.default_stream();
+    let x = stream.clone_htod(&[7u32; 64]).unwrap();
+    use cudarc::driver::DevicePtr;
+    let (p, _used) = x.device_ptr(&stream);
+    let copy = |to: u64, bytes: usize| {
+        // SAFETY: the ranges lie inside the buffer.
+        unsafe { result::memcpy_dtod_async(p + to, p, bytes, stream.cu_stream()) }.unwrap();
+        kinds()
+    };
+    assert_eq!(copy(128, 128), [], "side by side");
+    let found = copy(64, 128);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let words = "64 bytes of the source, 64 bytes inside allocation";
+    assert!(found[0].0 == "overlap" && found[0].1.contains(words), "{found:?}");
+    assert_eq!(copy(0, 4).len(), 2, "onto itself");
+}
+
 /// A bug in a kernel that is launched again and again is one finding that counts.
 #[test]
 fn the_same_bug_in_every_launch() {

@@ -247,3 +247,31 @@ extern "C" __global__ void fence_is_no_barrier(const float* x, float* y, int mee
     if (meet) __syncwarp();
     y[threadIdx.x] = s[31 - threadIdx.x];
 }
+// Two arrays side by side: one element more, or less, lies in the neighbour.
+extern "C" __global__ void neighbours(float* y, int n, int m) {
+    __shared__ float low[32];
+    __shared__ float high[32];
+    low[threadIdx.x + n] = 1.f;
+    high[(int)threadIdx.x + m] = 2.f;
+    __syncthreads();
+    y[threadIdx.x] = low[threadIdx.x + n] + high[(int)threadIdx.x + m];
+}
+extern "C" __global__ void before_dynamic(float* y, int n, int m) {
+    __shared__ float first[32];
+    extern __shared__ float4 rest[];
+    first[threadIdx.x + n] = 1.f;
+    rest[(int)threadIdx.x + m] = make_float4(2.f, 2.f, 2.f, 2.f);
+    __syncthreads();
+    y[threadIdx.x] = first[threadIdx.x + n] + rest[(int)threadIdx.x + m].x;
+}
+// The read-only cache does not see what the kernel itself has written, barriers or not.
+extern "C" __global__ void stale_read(int* x, int* y, int change) {
+    if (change) x[threadIdx.x] = change;
+    __syncthreads();
+    y[threadIdx.x] = __ldg(x + (threadIdx.x ^ 32));
+}
+extern "C" __global__ void stale_read_ok(int* x, int* y, int change) {
+    if (change) x[threadIdx.x] = change;
+    __syncthreads();
+    y[threadIdx.x] = x[threadIdx.x ^ 32];
+}

@@ -33,6 +33,8 @@ pub enum Kind {
     Trap,
     /// A host copy or memset past the end of an allocation.
     ApiBounds,
+    /// A copy inside the device whose source and destination share bytes.
+    Overlap,
     /// A second free, or a free of something that is no allocation.
     InvalidFree,
     /// A launch that took longer than the program allowed it to.
@@ -65,6 +67,7 @@ impl Kind {
             Kind::Assert => "assert",
             Kind::Trap => "trap",
             Kind::ApiBounds => "api-bounds",
+            Kind::Overlap => "overlap",
             Kind::InvalidFree => "invalid-free",
             Kind::TimeLimit => "time-limit",
             Kind::Unused => "unused",

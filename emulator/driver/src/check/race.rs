@@ -244,13 +244,20 @@ fn check<const SLOTS: usize>(
                     continue;
                 }
                 let same_launch = !shared || old.block == block.number;
-                if !same_launch || (old.strong && strong) || ordered(block, warp, &old) {
+                let before = (old.strong && strong) || ordered(block, warp, &old);
+                if !same_launch || (before && intent != Intent::ReadOnly) {
                     harmless[i] = raw & !LANE;
                     continue;
                 }
                 let same_thread = (old.block, old.warp, old.lane) == (block.number, warp.id, lane as u32);
                 let same_block = old.block == block.number;
-                if same_thread || old.bytes & byte_mask(r, lane) == 0 || (same_block && paired(warp, lane, &old)) {
+                if old.bytes & byte_mask(r, lane) == 0 {
+                    continue;
+                }
+                if before || same_thread || (same_block && paired(warp, lane, &old)) {
+                    if intent == Intent::ReadOnly {
+                        return stale(cx, block, warp, pc, lane, r.view.base + 4 * word, &old);
+                    }
                     continue;
                 }
                 conflict(cx, block, warp, pc, lane, r, 4 * word, intent, &old, i == 0, shared);
@@ -288,6 +295,21 @@ fn record(slots: &[AtomicU64; 3], me: u64, writes: bool, shared: bool, foreign: 
         slots[2].store(first, Relaxed);
     }
     slots[1].store(joined(first), Relaxed);
+}
+
+/// Reports a read through the read-only cache of a word that the same launch has written.
+#[inline(never)]
+fn stale(cx: &mut Cx, block: &Block, warp: &Warp, pc: usize, lane: usize, address: u64, old: &Record) {
+    let message = format!(
+        "read after write at global address {address:#x} ({}): the word was written by block {} (warp {}, lane {}) of this \
+         launch, and `.nc` reads through a cache that may not see it: what __ldg and const __restrict__ pointers read must \
+         not change while the kernel runs",
+        cx.arena.locate(address),
+        old.block,
+        old.warp,
+        old.lane
+    );
+    cx.report(block, warp, pc, lane, Kind::GlobalRace, message);
 }
 
 #[inline(never)]

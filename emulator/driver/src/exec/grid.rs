@@ -354,7 +354,8 @@ fn run_coupled(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64) {
 fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
     let kernel = cx.kernel;
     let threads = spec.block.iter().product::<u32>();
-    let shared = if spec.dynamic_shared == 0 { kernel.shared_bytes } else { kernel.dynamic_at + spec.dynamic_shared };
+    let last = kernel.shared_vars.last().map_or(0, |v| v.at + v.bytes);
+    let shared = if spec.dynamic_shared == 0 { last } else { kernel.dynamic_place + spec.dynamic_shared };
     let warps = (0..threads.div_ceil(32))
         .map(|id| {
             let mut regs = Regs::new(kernel.words as usize, kernel.preds as usize);
@@ -452,6 +453,12 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
     block.barriers.fill(Barrier::default());
     block.wake.clear();
     block.shared.reset();
+    let mut end = 0;
+    for v in &cx.kernel.shared_vars {
+        block.shared.close(end, v.at);
+        end = v.at + v.bytes;
+    }
+    block.shared.close(end, cx.kernel.dynamic_place);
     for warp in &mut slot.warps {
         for &(special, row) in &cx.kernel.specials {
             let v = match special {

@@ -70,6 +70,53 @@ fn out_of_bounds_in_every_space() {
     assert_finding(&out, Kind::OutOfBounds, &["not a device address (null or host pointer?)"]);
 }
 
+/// Shared arrays of a block lie side by side on a GPU; here closed bytes lie between them.
+#[test]
+fn overruns_from_one_shared_array_into_the_next() {
+    let r = rig();
+    let y = floats(&r, 32);
+    let kernel = r.kernel("neighbours");
+    assert_eq!((kernel.shared_bytes, kernel.dynamic_at), (256, 256), "limits and occupancy do not count them");
+    let args = |n, m| [Arg::Ptr(y), Arg::I32(n), Arg::I32(m)];
+    r.clean("neighbours", 1, 32, &args(0, 0));
+    assert_eq!(r.get::<f32>(y, 32), [3f32; 32]);
+    // Which array comes first is the compiler's choice.
+    let low_first = kernel.shared_vars[0].name.contains("low");
+    let (over, under) = if low_first { ((1, 0), (0, -1)) } else { ((0, 1), (-1, 0)) };
+    let (first, second) = if low_first { ("low", "high") } else { ("high", "low") };
+    let out = r.run("neighbours", 1, 32, &args(over.0, over.1));
+    let words = format!("it starts 0 bytes past the end of the shared variable `{first}` (128 bytes at 0x0)");
+    assert_finding(&out, Kind::OutOfBounds, &["shared write of 4 bytes", &words, "lane 31 "]);
+    let out = r.run("neighbours", 1, 32, &args(under.0, under.1));
+    let words = format!("it starts 4 bytes before the shared variable `{second}` (128 bytes at 0x100)");
+    assert_finding(&out, Kind::OutOfBounds, &["shared write of 4 bytes", &words, "lane 0 "]);
+    let run = |n, m| r.run_with("before_dynamic", [1; 3], [32, 1, 1], 512, &args(n, m));
+    assert_clean("before_dynamic", &run(0, 0));
+    assert_eq!(r.get::<f32>(y, 32), [3f32; 32]);
+    for (n, m, words) in [
+        (1, 0, "it starts 0 bytes past the end of the shared variable `first` (128 bytes at 0x0)"),
+        (0, -1, "it starts 16 bytes before the dynamic shared memory"),
+        (0, 1, "it starts 0 bytes past the end of the shared memory of this block (640 bytes)"),
+    ] {
+        assert_finding(&run(n, m), Kind::OutOfBounds, &[words]);
+    }
+}
+
+#[test]
+fn reads_through_the_read_only_cache_of_what_the_kernel_writes() {
+    let r = rig();
+    let (x, y) = (r.put(&[5i32; 64]), r.put(&[0i32; 64]));
+    let args = |change| [Arg::Ptr(x), Arg::Ptr(y), Arg::I32(change)];
+    r.clean("stale_read", 1, 64, &args(0));
+    r.clean("stale_read_ok", 1, 64, &args(7));
+    // What earlier launches wrote may be read.
+    r.clean("stale_read", 1, 64, &args(0));
+    assert_eq!(r.get::<i32>(y, 64), [7; 64]);
+    let out = r.run("stale_read", 1, 64, &args(9));
+    let words = "the word was written by block 0 (warp 1, lane 0) of this launch, and `.nc` reads through a cache";
+    assert_finding(&out, Kind::GlobalRace, &["read after write", words, "ld.global.nc", "warp 0, lane 0 "]);
+}
+
 #[test]
 fn misaligned_scalars_and_vectors() {
     let r = rig();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::error::*;
 use super::state::{Event, Function, Outcome, Pool, State, checks, lock};
 use super::stream::{Bytes, Graph, Stream, Work};
-use crate::check::finding::Kind;
+use crate::check::finding::{Finding, Kind};
 use crate::count::profile::Profile;
 use crate::exec::grid::Launch;
 
