@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::check::arena::Arena;
+use crate::check::order::Foreign;
 use crate::check::race;
 use crate::exec::alu::Level;
 use crate::exec::grid::{self, Launch, Options, Outcome};
@@ -215,6 +216,22 @@ impl Device {
 
     /// Runs a kernel. The caller has checked the launch limits and the size of the parameter block.
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, settings: &Settings) -> Outcome {
+        self.launch_beside(kernel, launch, settings, None)
+    }
+
+    /// The number under which the next launch leaves its records.
+    pub fn next_tag(&self) -> u32 {
+        (self.epoch.load(Ordering::Relaxed) + 1) % race::MAX_LAUNCH
+    }
+
+    /// Runs a kernel beside operations of other streams that nothing orders before it.
+    pub fn launch_beside(
+        &self,
+        kernel: &Kernel,
+        launch: &Launch,
+        settings: &Settings,
+        foreign: Option<&Foreign>,
+    ) -> Outcome {
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
         if epoch.is_multiple_of(race::MAX_LAUNCH) {
             self.arena.forget_races();
@@ -237,6 +254,6 @@ impl Device {
             },
             workspace: 0,
         };
-        grid::launch(kernel, &self.arena, launch, &options)
+        grid::launch(kernel, &self.arena, launch, &options, foreign)
     }
 }

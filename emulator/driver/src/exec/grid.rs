@@ -16,6 +16,7 @@ use super::run::*;
 use super::warp as warp_ops;
 use crate::check::arena::{Arena, LIVE};
 use crate::check::finding::{Finding, Kind};
+use crate::check::order::Foreign;
 
 /// A launch.
 #[derive(Debug, Clone)]
@@ -95,7 +96,8 @@ enum Turn {
 
 /// Runs a launch. Kernels whose blocks can see each other's work run on one thread, in an order that the seed decides;
 /// the others use all threads, and their results cannot depend on the order.
-pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) -> Outcome {
+/// `foreign` is what runs beside it in other streams.
+pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options, foreign: Option<&Foreign>) -> Outcome {
     let mut params = Private::new(spec.params.len(), WRITTEN);
     params.bytes_mut().copy_from_slice(&spec.params);
     let blocks = spec.grid.iter().map(|&d| u64::from(d)).product::<u64>();
@@ -123,7 +125,7 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
     let failed = AtomicU64::new(u64::MAX);
     let total = Mutex::new((Outcome::default(), BTreeMap::new()));
     let work = || {
-        let mut cx = context(kernel, arena, &params, spec, options, workers == 1);
+        let mut cx = Cx { foreign, ..context(kernel, arena, &params, spec, options, workers == 1) };
         if coupled {
             run_coupled(&mut cx, spec, options, blocks);
         } else {
@@ -223,6 +225,7 @@ fn context<'a>(
         launch_tag: options.epoch % crate::check::race::MAX_LAUNCH,
         touched: arena.touched(),
         race: arena.race(),
+        foreign: None,
         last: vec![0; kernel.code.len()],
         alone,
         published: HashMap::new(),
@@ -272,6 +275,9 @@ fn run_independent(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64, n
                 Turn::Ran => {}
                 Turn::Done => break,
                 Turn::Stuck => {
+                    if retire(cx, &mut slot) {
+                        continue;
+                    }
                     if release(&mut slot) {
                         cx.out_of_step = true;
                         continue;
@@ -333,6 +339,8 @@ fn run_coupled(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64) {
         if !slots.is_empty() && stuck == slots.len() {
             if place < blocks && slots.len() < options.resident.max(1) {
                 admit = 1;
+            } else if slots.iter_mut().any(|s| retire(cx, s)) {
+                // The next turn completes the barriers that waited for these threads.
             } else if slots.iter_mut().any(release) {
                 cx.out_of_step = true;
             } else {
@@ -346,7 +354,8 @@ fn run_coupled(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64) {
 fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
     let kernel = cx.kernel;
     let threads = spec.block.iter().product::<u32>();
-    let shared = if spec.dynamic_shared == 0 { kernel.shared_bytes } else { kernel.dynamic_at + spec.dynamic_shared };
+    let last = kernel.shared_vars.last().map_or(0, |v| v.at + v.bytes);
+    let shared = if spec.dynamic_shared == 0 { last } else { kernel.dynamic_place + spec.dynamic_shared };
     let warps = (0..threads.div_ceil(32))
         .map(|id| {
             let mut regs = Regs::new(kernel.words as usize, kernel.preds as usize);
@@ -373,6 +382,8 @@ fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
                 carry: 0,
                 copies: AsyncCopies::default(),
                 clock: [0; 32],
+                together: 0,
+                pairs: None,
                 released: None,
                 turn: 0,
                 idle: (0, 1),
@@ -442,6 +453,12 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
     block.barriers.fill(Barrier::default());
     block.wake.clear();
     block.shared.reset();
+    let mut end = 0;
+    for v in &cx.kernel.shared_vars {
+        block.shared.close(end, v.at);
+        end = v.at + v.bytes;
+    }
+    block.shared.close(end, cx.kernel.dynamic_place);
     for warp in &mut slot.warps {
         for &(special, row) in &cx.kernel.specials {
             let v = match special {
@@ -453,13 +470,14 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
                 warp.regs.set_lane(row, lane, u64::from(v));
             }
         }
-        let threads = block.threads - warp.id * 32;
-        warp.live = if threads >= 32 { ALL } else { (1 << threads) - 1 };
+        warp.live = warp.existing(block);
         warp.groups.clear();
         warp.groups.push(Group { pc: 0, mask: warp.live, join: NONE, state: State::Ready });
         warp.joins.clear();
         warp.copies.clear();
         warp.clock = [0; 32];
+        warp.together = 0;
+        warp.pairs = None;
         warp.clock[warp.id as usize] = 1;
         warp.released = None;
         warp.turn = 0;
@@ -531,7 +549,7 @@ fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
             }
             able |= !warps[w].spinning;
             for barrier in std::mem::take(&mut block.wake) {
-                warp_ops::wake(cx, warps, &barrier);
+                warp_ops::wake(cx, block, warps, &barrier);
                 able = true;
             }
             if stop == Stop::Yield || warps[w].live == 0 {
@@ -545,7 +563,7 @@ fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
     if block.exited > 0 {
         warp_ops::settle_barriers(cx, block, warps);
         for barrier in std::mem::take(&mut block.wake) {
-            warp_ops::wake(cx, warps, &barrier);
+            warp_ops::wake(cx, block, warps, &barrier);
             able = true;
         }
     }
@@ -586,6 +604,13 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
     cx.fine = false;
 }
 
+/// Lanes that wait for those of their warp that stand at a barrier, only to exit with them: lets them exit.
+fn retire(cx: &mut Cx, slot: &mut Slot) -> bool {
+    let Slot { block, warps } = slot;
+    let waits = |w: &&mut Warp| w.groups.iter().any(|g| matches!(g.state, State::Barrier(_)));
+    warps.iter_mut().filter(waits).any(|w| warp_ops::retire(cx, block, w, None))
+}
+
 /// Lanes that wait at a meeting point may hold what the others of their warp need, be it that those spin or that they
 /// stand at a `.sync` operation whose mask names the waiting ones: lets the waiting ones of one warp go on.
 fn release(slot: &mut Slot) -> bool {
@@ -606,6 +631,9 @@ fn deadlock(cx: &mut Cx, slots: &[Slot], all_started: bool) {
     let mut lines = Vec::new();
     let mut at = None;
     for slot in slots {
+        for barrier in &slot.block.barriers {
+            warp_ops::judge(cx, &slot.block, &slot.warps, barrier);
+        }
         for warp in slot.warps.iter().filter(|w| w.live != 0) {
             for g in warp.groups.iter().filter(|g| g.state != State::Dead) {
                 let (pc, what) = match g.state {

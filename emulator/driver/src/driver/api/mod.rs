@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::error::*;
 use super::state::{Event, Function, Outcome, Pool, State, checks, lock};
 use super::stream::{Bytes, Graph, Stream, Work};
-use crate::check::finding::Kind;
+use crate::check::finding::{Finding, Kind};
 use crate::count::profile::Profile;
 use crate::exec::grid::Launch;
 
@@ -162,7 +162,7 @@ extern "C" fn write_report() {
     if let Some(s) = lock().as_mut() {
         if s.sticky.is_none() {
             // An error here is a finding in the report.
-            let _ = s.synchronise_all();
+            let _ = s.run_all();
         }
         save_report(s);
     }

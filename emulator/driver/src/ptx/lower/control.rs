@@ -404,6 +404,7 @@ impl Lower<'_> {
             used: u32::MAX,
             strong: false,
             release: false,
+            readonly: false,
         });
         self.emit(Op::Ld(self.accesses.len() as u32 - 1))?;
         Ok(row)
@@ -421,6 +422,7 @@ impl Lower<'_> {
             used: u32::MAX,
             strong: false,
             release: false,
+            readonly: false,
         });
         self.emit(Op::St(self.accesses.len() as u32 - 1))
     }

@@ -19,6 +19,9 @@ use crate::exec::op::*;
 use crate::exec::regs::Row;
 use crate::exec::slow::Spec;
 
+/// Closed bytes between two shared variables, at least.
+const SHARED_ZONE: u64 = 128;
+
 type Res<T> = Result<T, LoadError>;
 
 /// Operations a kernel may have after its calls were put in place.
@@ -94,6 +97,8 @@ struct Lower<'m> {
     shared_bytes: u64,
     dynamic: Vec<(String, u64)>,
     dynamic_at: u64,
+    dynamic_place: u64,
+    shared_vars: Vec<SharedVar>,
     local_bytes: u64,
     coupled: bool,
     specs: Vec<Spec>,
@@ -226,6 +231,8 @@ pub fn lower(module: &Module, symbols: &Symbols, entry: &Function, level: Level)
         shared_bytes: 0,
         dynamic: Vec::new(),
         dynamic_at: 0,
+        dynamic_place: 0,
+        shared_vars: Vec::new(),
         local_bytes: 0,
         coupled: false,
         specs: Vec::new(),
@@ -319,15 +326,20 @@ impl<'m> Lower<'m> {
             vars.extend(inner);
         }
         let module_vars = self.module.vars.iter().filter(|v| v.space == Space::Shared && names.contains(&v.name[..]));
+        let all: Vec<&Var> = module_vars.chain(vars).collect();
+        // Closed bytes between the variables show overruns. Distances that are multiples of 128 change no bank.
+        let zone = all.iter().map(|v| v.align).max().unwrap_or(1).max(SHARED_ZONE);
         let mut at = 0u64;
         let mut dynamic = Vec::new();
-        for v in module_vars.chain(vars) {
+        for v in all {
             if v.external || v.elems == 0 {
                 dynamic.push((v.name.clone(), v.align));
                 continue;
             }
             at = at.next_multiple_of(v.align);
-            self.shared.insert(v.name.clone(), at);
+            let place = at + zone * self.shared_vars.len() as u64;
+            self.shared.insert(v.name.clone(), place);
+            self.shared_vars.push(SharedVar { name: v.name.clone(), at: place as u32, bytes: v.bytes() as u32 });
             at += v.bytes();
             if at > 256 * 1024 {
                 return Err(LoadError::new(v.line, format!("shared variable `{}` does not fit any device", v.name)));
@@ -336,8 +348,9 @@ impl<'m> Lower<'m> {
         self.shared_bytes = at;
         let align = dynamic.iter().map(|d| d.1).max().unwrap_or(1).max(16);
         self.dynamic_at = at.next_multiple_of(align);
+        self.dynamic_place = self.dynamic_at + zone * self.shared_vars.len() as u64;
         for (name, _) in &dynamic {
-            self.shared.insert(name.clone(), self.dynamic_at);
+            self.shared.insert(name.clone(), self.dynamic_place);
         }
         self.dynamic = dynamic;
         Ok(())
@@ -867,6 +880,8 @@ impl<'m> Lower<'m> {
             param_bytes: self.param_bytes,
             shared_bytes: self.shared_bytes as u32,
             dynamic_at: self.dynamic_at as u32,
+            dynamic_place: self.dynamic_place as u32,
+            shared_vars: self.shared_vars,
             local_bytes: self.local_bytes.next_multiple_of(16) as u32,
             maxntid: entry.maxntid,
             reqntid: entry.reqntid,
