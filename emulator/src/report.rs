@@ -49,6 +49,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Allocations that are alive now; at the end of a program, its leaks.
     pub live: Vec<Live>,
+    /// From `warpsmith-emulate`: a sentence per process of the program that ended without a report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreported: Vec<String>,
 }
 
 /// One launch.
@@ -120,6 +123,20 @@ impl Launch {
 }
 
 impl Report {
+    /// Adds what another process did. Memory that a faulted one could not free any more is left out.
+    pub fn add(&mut self, other: Report) {
+        self.profile = match self.profile.is_empty() {
+            true => other.profile,
+            false => std::mem::take(&mut self.profile),
+        };
+        self.live.retain(|_| !self.faulted);
+        self.live.extend(other.live.into_iter().filter(|_| !other.faulted));
+        self.faulted |= other.faulted;
+        self.launches.extend(other.launches);
+        self.findings.extend(other.findings);
+        self.unreported.extend(other.unreported);
+    }
+
     /// The launches of one kernel.
     pub fn of(&self, kernel: &str) -> Vec<&Launch> {
         self.launches.iter().filter(|l| l.kernel == kernel).collect()
@@ -160,12 +177,21 @@ impl Report {
         Ok(out)
     }
 
-    /// Tables for people: findings first, then one block per kernel and shape.
-    pub fn table(&self) -> String {
+    /// The part of the table that is sentences: findings, and processes that left no report.
+    pub fn words(&self) -> String {
         let mut s = String::new();
         for f in &self.findings {
             let _ = writeln!(s, "finding  {}", f.text);
         }
+        for u in &self.unreported {
+            let _ = writeln!(s, "no report  {u}");
+        }
+        s
+    }
+
+    /// Tables for people: findings first, then one block per kernel and shape.
+    pub fn table(&self) -> String {
+        let mut s = self.words();
         let mut groups: Vec<(&Launch, u64)> = Vec::new();
         for l in &self.launches {
             match groups.iter_mut().find(|(g, _)| same(g, l)) {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::api::DEFAULT_POOL;
+use super::journal::{self, Findings};
 use super::resources::{self, Resources};
 use super::stream::{Bytes, Graph, Queue, Stream, Work};
 use super::{api, error};
@@ -102,7 +103,7 @@ pub struct State {
     /// Diagnosis of the latest error of each code.
     pub texts: HashMap<u32, CString>,
     /// Findings in the order of execution.
-    pub findings: Vec<Finding>,
+    pub findings: Findings,
     /// Where a finding of an instruction stands in the list: the same one in the next launch only counts.
     pub noted: HashMap<(Kind, String, u32), usize>,
     /// Counters of every launch.
@@ -194,7 +195,7 @@ impl State {
             retained: 0,
             sticky: None,
             texts: HashMap::new(),
-            findings: Vec::new(),
+            findings: Findings::default(),
             noted: HashMap::new(),
             reports: Vec::new(),
             handles: 0x1000,
@@ -554,20 +555,7 @@ impl State {
     /// Launches, findings and live allocations as JSON.
     pub fn json(&self) -> String {
         let launches: Vec<String> = self.reports.iter().map(Report::json).collect();
-        let findings: Vec<String> = self
-            .findings
-            .iter()
-            .map(|f| {
-                let kernel = f.place.as_ref().map_or("", |p| &p.kernel);
-                format!(
-                    "{{\"kind\":{},\"kernel\":{},\"text\":{},\"count\":{}}}",
-                    quote(f.kind.name()),
-                    quote(kernel),
-                    quote(&f.to_string()),
-                    f.count
-                )
-            })
-            .collect();
+        let findings: Vec<String> = self.findings.iter().map(journal::json).collect();
         let live: Vec<String> = self
             .device
             .arena
