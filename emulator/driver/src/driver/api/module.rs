@@ -205,7 +205,9 @@ entry_points! { true;
             4 => s.registers(k),
             5 | 6 => s.profile.capability.0 * 10 + s.profile.capability.1,
             8 => f.max_dynamic_shared.max((48 << 10) - k.shared_bytes.min(48 << 10)),
-            _ => 0,
+            9 => u32::MAX,
+            7 | 10..=15 => 0,
+            _ => return s.fail(INVALID_VALUE, format!("function attribute {attribute}: CUDA 13.0 knows 0 to 15")),
         };
         value.set(v as i32)
     }
@@ -222,6 +224,8 @@ entry_points! { true;
                 return s.finding(Kind::LaunchLimit, INVALID_VALUE, text);
             }
             f.max_dynamic_shared = wanted;
+        } else if !(9..=15).contains(&attribute) {
+            return s.fail(INVALID_VALUE, format!("function attribute {attribute} cannot be set: 8 to 15 can"));
         }
         Ok(())
     }
