@@ -30,3 +30,57 @@ extern "C" __global__ void many(int i) {
     printf(EIGHT EIGHT EIGHT EIGHT "%d|%d\n", i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i, i,
            i, i, i, i, i, i);
 }
+
+// The two sides of every warp run one after the other.
+extern "C" __global__ void parted(const float* x, float* y) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    float v = x[i];
+    if (threadIdx.x & 1)
+        for (int k = 0; k < 50; k++) v = v * v + 1.5f;
+    else
+        for (int k = 0; k < 50; k++) v = 0.5f - v * 0.25f;
+    y[i] = v;
+}
+
+// The same work, parted between warps.
+extern "C" __global__ void parted_ok(const float* x, float* y) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    float v = x[i];
+    if (threadIdx.x & 32)
+        for (int k = 0; k < 50; k++) v = v * v + 1.5f;
+    else
+        for (int k = 0; k < 50; k++) v = 0.5f - v * 0.25f;
+    y[i] = v;
+}
+
+// Every thread adds to one word.
+extern "C" __global__ void crowded(const int* x, int* sum) {
+    atomicAdd(sum, x[blockIdx.x * blockDim.x + threadIdx.x]);
+}
+
+// Every warp adds up first.
+extern "C" __global__ void crowded_ok(const int* x, int* sum) {
+    int v = __reduce_add_sync(~0u, x[blockIdx.x * blockDim.x + threadIdx.x]);
+    if (threadIdx.x % 32 == 0) atomicAdd(sum + blockIdx.x % 32 * 8, v);
+}
+
+// An array that is indexed at run time lies in local memory.
+extern "C" __global__ void indexed(const float* x, float* y, int n) {
+    float v[16];
+    for (int k = 0; k < 16; k++) v[k] = x[threadIdx.x + 32 * k];
+    y[threadIdx.x] = v[n];
+}
+
+extern "C" __global__ void indexed_ok(const float* x, float* y, int n) {
+    float v = 0.f;
+    for (int k = 0; k < 16; k++) v = k == n ? x[threadIdx.x + 32 * k] : v;
+    y[threadIdx.x] = v;
+}
+
+// Nothing but special functions.
+extern "C" __global__ void sines(const float* x, float* y) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    float v = x[i];
+    for (int k = 0; k < 64; k++) v = __sinf(v);
+    y[i] = v;
+}

@@ -57,7 +57,7 @@ entry_points! { false;
             78 => 1,                                    // stream priorities
             79 | 80 => 1,                               // global and local accesses go through L1
             81 => p.shared_per_sm as i32,
-            87 => (p.f32_gflops / p.f64_gflops).round() as i32,
+            87 => (p.f32_lanes / p.f64_lanes) as i32,
             90 => 1,                                    // compute preemption
             95 => 1,                                    // cooperative launch
             97 => p.shared_optin as i32,
