@@ -920,3 +920,44 @@ fn attributes_of_the_device_and_of_functions() {
     let e = f.set_attribute(CU_FUNC_ATTRIBUTE_NUM_REGS, 4).unwrap_err();
     assert!(e.error_string().unwrap().to_string_lossy().contains("function attribute 4 cannot be set"));
 }
+
+/// PTX for a newer device or of a newer toolkit: what the driver's compiler makes of it (`SM version specified by .target
+/// is higher`) is an invalid PTX, and an unsupported version has a code of its own.
+#[test]
+fn modules_for_newer_devices_and_toolkits() {
+    let t = Turn::new();
+    let text = |version: &str, target: &str| {
+        format!(".version {version}\n.target {target}\n.address_size 64\n.visible .entry k()\n{{\nret;\n}}\n")
+    };
+    let load = |version: &str, target: &str| {
+        let e = t.context.load_module(Ptx::from_src(text(version, target))).map(|_| ()).err();
+        e.map(|e| (e.0, e.error_string().unwrap().to_string_lossy().into_owned()))
+    };
+    for (profile, target, runs) in [
+        ("sm_80", "sm_80", true),
+        ("sm_80", "sm_75", true),
+        ("sm_80", "sm_86", false),
+        ("sm_80", "sm_90", false),
+        ("sm_80", "sm_90a", false),
+        ("sm_90", "sm_80", true),
+        ("sm_90", "sm_90", true),
+        ("sm_90", "sm_90a", true),
+        ("sm_90", "sm_100", false),
+    ] {
+        warpsmith_emulator::configure("profile", profile).unwrap();
+        let said = load("8.0", target);
+        warpsmith_emulator::configure("profile", "sm_80").unwrap();
+        if runs {
+            assert_eq!(said, None, "{target} on {profile}");
+        } else {
+            let (code, said) = said.unwrap();
+            assert_eq!(code, Code::CUDA_ERROR_INVALID_PTX, "{target} on {profile}");
+            let words = format!("PTX line 2: `.target {target}` is newer than the device, which is {profile}");
+            assert!(said.starts_with(&words), "{said}");
+        }
+    }
+    assert_eq!(load("9.0", "sm_80"), None);
+    let (code, said) = load("9.1", "sm_80").unwrap();
+    assert_eq!(code, Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+    assert!(said.starts_with("PTX line 1: PTX 9.1 is newer than 9.0, the last version of CUDA 13.0"), "{said}");
+}

@@ -114,6 +114,11 @@ pub const SM_90: Profile = Profile {
 };
 
 impl Profile {
+    /// The architecture as PTX names it: 80 for 8.0.
+    pub fn architecture(&self) -> u32 {
+        self.capability.0 * 10 + self.capability.1
+    }
+
     /// The profile with a key.
     pub fn find(key: &str) -> Option<Profile> {
         [SM_80, SM_90].into_iter().find(|p| p.key == key)

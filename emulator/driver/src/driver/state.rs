@@ -174,8 +174,10 @@ impl State {
             None => HashMap::new(),
             Some(file) => read_resources(&file).map_err(|e| format!("WARPSMITH_EMULATOR_RESOURCES: {e}"))?,
         };
+        let mut device = Device::new(profile.memory_bytes.min(host_memory() / 2))?;
+        device.architecture = profile.architecture();
         Ok(State {
-            device: Device::new(profile.memory_bytes.min(host_memory() / 2))?,
+            device,
             profile,
             settings,
             queue: Queue::new(settings.seed),
@@ -499,7 +501,10 @@ impl State {
         if let Some(a) = self.device.arena.find(at).filter(|a| a.base == at && a.open && !a.used)
             && !self.device.arena.written(&a)
         {
-            let message = format!("{} ({} bytes at {:#x}) was freed without ever being used", a.name, a.bytes, a.base);
+            let message = format!(
+                "{} ({} bytes at {:#x}) was freed, and no kernel, copy or memset had ever written to it",
+                a.name, a.bytes, a.base
+            );
             self.findings.push(Finding { kind: Kind::Unused, message, place: None, count: 1 });
         }
         match self.device.arena.free(at, by) {
