@@ -6,6 +6,7 @@ mod counters;
 mod kernels;
 mod misuse;
 mod transcripts;
+mod twins;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
