@@ -23,6 +23,8 @@ pub struct Device {
     pub arena: Arena,
     /// Host vector level.
     pub level: Level,
+    /// The newest architecture that it runs, such as 80.
+    pub architecture: u32,
     epoch: AtomicU32,
 }
 
@@ -61,12 +63,24 @@ impl Default for Settings {
 impl Device {
     /// A device with `memory` bytes.
     pub fn new(memory: u64) -> Result<Device, String> {
-        Ok(Device { arena: Arena::new(memory)?, level: Level::detect(), epoch: AtomicU32::new(0) })
+        Ok(Device {
+            arena: Arena::new(memory)?,
+            level: Level::detect(),
+            architecture: u32::MAX,
+            epoch: AtomicU32::new(0),
+        })
     }
 
     /// Parses and lowers PTX text, and places its variables.
     pub fn load(&self, text: &str) -> Result<Module, LoadError> {
         let tree = parse(text)?;
+        if tree.architecture() > self.architecture {
+            let text = format!(
+                "`.target {}` is newer than the device, which is sm_{}: compile for compute_{} or choose another profile",
+                tree.target, self.architecture, self.architecture
+            );
+            return Err(LoadError::new(tree.target_line, text));
+        }
         let mut symbols = Symbols::new();
         let placed = self.place(&tree, &mut symbols);
         let result = placed.and_then(|()| {

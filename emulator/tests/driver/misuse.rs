@@ -296,7 +296,7 @@ fn copies_past_the_end_unused_memory_and_leaks() {
     assert_eq!(kinds[0].0, "api-bounds");
     assert!(kinds[0].1.contains("the range ends 1 bytes past the end of allocation"), "{kinds:?}");
     assert_eq!(kinds[1].0, "unused");
-    assert!(kinds[1].1.contains("freed without ever being used"), "{kinds:?}");
+    assert!(kinds[1].1.contains("was freed, and no kernel, copy or memset had ever written to it"), "{kinds:?}");
     assert_eq!(kinds.len(), 2);
 }
 

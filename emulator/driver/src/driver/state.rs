@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::api::DEFAULT_POOL;
+use super::journal::{self, Findings};
 use super::resources::{self, Resources};
 use super::stream::{Bytes, Command, Graph, Queue, Stream, Work};
 use super::{api, error};
@@ -105,7 +106,7 @@ pub struct State {
     /// Diagnosis of the latest error of each code.
     pub texts: HashMap<u32, CString>,
     /// Findings in the order of execution.
-    pub findings: Vec<Finding>,
+    pub findings: Findings,
     /// Where a finding of an instruction stands in the list: the same one in the next launch only counts.
     pub noted: HashMap<(Kind, String, u32), usize>,
     /// Counters of every launch.
@@ -188,8 +189,10 @@ impl State {
             None => HashMap::new(),
             Some(file) => read_resources(&file).map_err(|e| format!("WARPSMITH_EMULATOR_RESOURCES: {e}"))?,
         };
+        let mut device = Device::new(profile.memory_bytes.min(host_memory() / 2))?;
+        device.architecture = profile.architecture();
         Ok(State {
-            device: Device::new(profile.memory_bytes.min(host_memory() / 2))?,
+            device,
             profile,
             settings,
             queue: Queue::new(settings.seed),
@@ -209,7 +212,7 @@ impl State {
             retained: 0,
             sticky: None,
             texts: HashMap::new(),
-            findings: Vec::new(),
+            findings: Findings::default(),
             noted: HashMap::new(),
             reports: Vec::new(),
             history: History::default(),
@@ -570,7 +573,10 @@ impl State {
         if let Some(a) = self.device.arena.find(at).filter(|a| a.base == at && a.open && !a.used)
             && !self.device.arena.written(&a)
         {
-            let message = format!("{} ({} bytes at {:#x}) was freed without ever being used", a.name, a.bytes, a.base);
+            let message = format!(
+                "{} ({} bytes at {:#x}) was freed, and no kernel, copy or memset had ever written to it",
+                a.name, a.bytes, a.base
+            );
             self.findings.push(Finding { kind: Kind::Unused, message, place: None, count: 1 });
         }
         match self.device.arena.free(at, by) {
@@ -631,20 +637,7 @@ impl State {
     /// Launches, findings and live allocations as JSON.
     pub fn json(&self) -> String {
         let launches: Vec<String> = self.reports.iter().map(Report::json).collect();
-        let findings: Vec<String> = self
-            .findings
-            .iter()
-            .map(|f| {
-                let kernel = f.place.as_ref().map_or("", |p| &p.kernel);
-                format!(
-                    "{{\"kind\":{},\"kernel\":{},\"text\":{},\"count\":{}}}",
-                    quote(f.kind.name()),
-                    quote(kernel),
-                    quote(&f.to_string()),
-                    f.count
-                )
-            })
-            .collect();
+        let findings: Vec<String> = self.findings.iter().map(journal::json).collect();
         let live: Vec<String> = self
             .device
             .arena

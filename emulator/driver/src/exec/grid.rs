@@ -17,6 +17,7 @@ use super::warp as warp_ops;
 use crate::check::arena::{Arena, LIVE};
 use crate::check::finding::{Finding, Kind};
 use crate::check::order::Foreign;
+use crate::count::contention::Words;
 
 /// A launch.
 #[derive(Debug, Clone)]
@@ -65,6 +66,8 @@ pub struct Outcome {
     pub unique_read: u64,
     /// Sectors written at least once.
     pub unique_write: u64,
+    /// Atomic operations by word of global memory.
+    pub words: Words,
     /// Barriers, counted per warp.
     pub barriers: u64,
     /// Findings in program order.
@@ -171,18 +174,11 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options, 
 fn merge(out: &mut Outcome, cx: &Cx) {
     out.sites.resize(cx.sites.len(), Site::default());
     for (a, b) in out.sites.iter_mut().zip(&cx.sites) {
-        a.hits += b.hits;
-        a.lanes += b.lanes;
-        a.requests += b.requests;
-        a.sectors += b.sectors;
-        a.bytes += b.bytes;
-        a.shared_requests += b.shared_requests;
-        a.waves += b.waves;
-        a.ideal_waves += b.ideal_waves;
-        a.divergent += b.divergent;
+        *a += *b;
     }
     out.unique_read += cx.unique_read;
     out.unique_write += cx.unique_write;
+    out.words.add(&cx.words);
     out.barriers += cx.barriers;
     out.output.extend_from_slice(&cx.output);
 }
@@ -220,6 +216,7 @@ fn context<'a>(
         sites: vec![Site::default(); kernel.code.len()],
         unique_read: 0,
         unique_write: 0,
+        words: Words::default(),
         barriers: 0,
         epoch: options.epoch,
         launch_tag: options.epoch % crate::check::race::MAX_LAUNCH,

@@ -7,6 +7,7 @@ use super::slow::{Kind as LaneKind, Spec};
 use crate::check::arena::{INIT, LIVE, PENDING, READY, View};
 use crate::check::finding::Kind;
 use crate::check::race;
+use crate::count::contention;
 use crate::ptx::ast::{Space, Ty};
 
 /// Generic addresses of shared memory start here.
@@ -570,6 +571,11 @@ pub fn count(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
             site.waves += waves;
             site.ideal_waves += ideal;
         }
+        Space::Local => {
+            let site = &mut cx.sites[pc];
+            site.local_requests += 1;
+            site.local_bytes += u64::from(r.mask.count_ones() * r.bytes);
+        }
         _ => {}
     }
 }
@@ -1120,6 +1126,9 @@ pub fn atom(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Atomic, pc: usi
         left = rest;
         check(cx, block, warp, pc, &r, Intent::Atomic, u32::MAX)?;
         count(cx, pc, &r, true);
+        if cx.checks.count {
+            contention::note(cx, pc, &r);
+        }
         if cx.checks.races {
             // A compare-and-swap counts as a read: the loops around it start from a plain read (as in the programming
             // guide), which the swap itself validates. Plain writes still conflict with it.

@@ -12,6 +12,7 @@ use crate::check::arena::{Arena, View};
 use crate::check::finding::{Finding, Kind, Where};
 use crate::check::order::Foreign;
 use crate::check::race::{self, Clock, Seen};
+use crate::count::contention::Words;
 use crate::ptx::ast::Space;
 
 /// Operations a warp runs before another gets its turn, at its next branch.
@@ -58,6 +59,32 @@ pub struct Site {
     pub ideal_waves: u64,
     /// Branches that split the warp.
     pub divergent: u64,
+    /// Requests to local memory.
+    pub local_requests: u64,
+    /// Bytes they asked for.
+    pub local_bytes: u64,
+    /// Atomic operations of lanes.
+    pub atomics: u64,
+    /// The steps they take if lanes on one address go one after the other.
+    pub atomic_steps: u64,
+}
+
+impl std::ops::AddAssign for Site {
+    fn add_assign(&mut self, b: Site) {
+        self.hits += b.hits;
+        self.lanes += b.lanes;
+        self.requests += b.requests;
+        self.sectors += b.sectors;
+        self.bytes += b.bytes;
+        self.shared_requests += b.shared_requests;
+        self.waves += b.waves;
+        self.ideal_waves += b.ideal_waves;
+        self.divergent += b.divergent;
+        self.local_requests += b.local_requests;
+        self.local_bytes += b.local_bytes;
+        self.atomics += b.atomics;
+        self.atomic_steps += b.atomic_steps;
+    }
 }
 
 /// Why a group stopped running.
@@ -226,6 +253,8 @@ pub struct Cx<'a> {
     pub unique_read: u64,
     /// First touches of sectors by writes.
     pub unique_write: u64,
+    /// Atomic operations by word of global memory.
+    pub words: Words,
     /// Barriers that all threads passed, counted per warp.
     pub barriers: u64,
     /// Launch number for last-touch stamps.

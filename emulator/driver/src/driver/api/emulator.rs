@@ -52,6 +52,7 @@ entry_points! { false;
         match (&key[..], Profile::find(&value), checks(&value), value.parse::<u64>()) {
             ("profile", Some(p), _, _) => {
                 s.profile = p;
+                s.device.architecture = p.architecture();
                 s.settings.sms = p.sms;
             }
             ("checks", _, Some(c), _) => s.settings.checks = c,

@@ -425,8 +425,8 @@ impl<'m> Lower<'m> {
         }
         let form = forms::form(&i.opcode);
         let name = i.opcode.join(".");
-        let target = self.module.target.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let have = target.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap_or(80);
+        // The list starts at sm_80: PTX for an older target is taken to know all that stands there.
+        let have = self.module.architecture().max(80);
         match forms::target(&form) {
             None => self.err(format!("`{name}` is not supported: it is not in the emulator's list of forms")),
             Some(need) if have < need => {
@@ -694,7 +694,7 @@ impl<'m> Lower<'m> {
             self.alu(Alu::Widen32, &[d, row])?;
             return Ok(d);
         }
-        self.err(format!("operand {o:?} has the wrong width for a {}-bit type", 8 * ty.bytes()))
+        self.err(format!("operand `{o}` has the wrong width for a {}-bit type", 8 * ty.bytes()))
     }
 
     fn is_special(&mut self, o: &Operand) -> bool {
@@ -731,7 +731,7 @@ impl<'m> Lower<'m> {
                 }
                 self.err(format!("`{name}` is not declared"))
             }
-            _ => self.err(format!("operand {o:?} where a register or a number is expected")),
+            _ => self.err(format!("operand `{o}` where a register or a number is expected")),
         }
     }
 
@@ -739,7 +739,7 @@ impl<'m> Lower<'m> {
     fn dst(&mut self, o: &Operand, ty: Ty) -> Res<Row> {
         let (row, _) = self.any_dst(o, ty)?;
         if row.wide != (ty.bytes() == 8) {
-            return self.err(format!("destination {o:?} has the wrong width for a {}-bit type", 8 * ty.bytes()));
+            return self.err(format!("destination `{o}` has the wrong width for a {}-bit type", 8 * ty.bytes()));
         }
         Ok(row)
     }
@@ -752,7 +752,7 @@ impl<'m> Lower<'m> {
                 Some(Reg::Row(row, bits)) => Ok((row, bits)),
                 _ => self.err(format!("`{name}` is not a register that can be written")),
             },
-            _ => self.err(format!("operand {o:?} where a destination register is expected")),
+            _ => self.err(format!("operand `{o}` where a destination register is expected")),
         }
     }
 
@@ -772,18 +772,17 @@ impl<'m> Lower<'m> {
             Operand::Name(n, 0) => Pred { at: self.pred_name(n)?, not: false },
             Operand::Not(n) => Pred { at: self.pred_name(n)?, not: true },
             Operand::Number(Number::Int(v)) => Pred { at: u32::from(*v != 0), not: false },
-            _ => return self.err(format!("operand {o:?} where a predicate is expected")),
+            _ => return self.err(format!("operand `{o}` where a predicate is expected")),
         };
         if p.at == NONE { self.err("`_` cannot be read") } else { Ok(p) }
     }
 
     /// An address: row and offset, and the space if a variable tells it.
     fn address(&mut self, o: &Operand) -> Res<(Row, i64, Option<Location>)> {
-        let (name, offset) = match o {
-            Operand::Mem(n, o) => (n, *o),
-            Operand::Name(n, o) => (n, *o),
-            _ => return self.err(format!("operand {o:?} where an address is expected")),
+        let Operand::Mem(name, offset) = o else {
+            return self.err(format!("operand `{o}` where an address such as `[%rd1+8]` is expected"));
         };
+        let offset = *offset;
         if name.is_empty() {
             return Ok((self.konst(offset as u64, true)?, 0, None));
         }
