@@ -172,6 +172,12 @@ impl Model {
         self.params.refresh_bf16().unwrap();
     }
 
+    /// Makes the batch norms constants. With statistics over 8 samples they amplify rounding a thousandfold, which leaves
+    /// nothing to compare where the rounding is coarse.
+    fn freeze_batch_norms(&mut self) {
+        self.params.set_trainable(|name| !name.contains("bn/")).unwrap();
+    }
+
     /// Loss and gradients of a batch; the moving statistics follow.
     fn pass(&self, images: &[f32], labels: &[i32]) -> f32 {
         let device = self.params.device();
@@ -186,16 +192,45 @@ impl Model {
     }
 }
 
-/// `|a - b| / |b|` in the Euclidean norm.
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
-    let size = norm(&mut b.iter().map(|&b| f64::from(b)));
-    if difference == 0.0 { 0.0 } else { difference / size }
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// `|a - b| / (|b| + floor)` in the Euclidean norm.
+fn distance(a: &[f32], b: &[f32], floor: f64) -> f64 {
+    let difference = norm(a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    if difference == 0.0 { 0.0 } else { difference / (norm(b.iter().map(|&b| f64::from(b))) + floor) }
+}
+
+/// Eight images that differ in brightness and colour as photographs do, with noise on top.
+fn pictures(seed: u64) -> Vec<f32> {
+    let (colours, noise) = (random(8 * 3, seed), random(8 * 32 * 32 * 3, seed + 1));
+    let colour = |i: usize| colours[i / (32 * 32 * 3) * 3 + i % 3];
+    noise.iter().enumerate().map(|(i, noise)| 0.7 * colour(i) + 0.3 * noise).collect()
+}
+
+/// The largest distance between gradients of two models, and the parameter's name.
+fn gradient_distance(got: &Model, want: &Model) -> (f64, String) {
+    // The bias of a convolution before a batch norm has gradient 0: what is computed is rounding alone.
+    let floor = 1e-3 * norm(want.params.gradients().read::<f32>().unwrap().iter().map(|&g| f64::from(g)));
+    let of = |model: &Model, name: &str| {
+        let gradient = model.params.gradient(model.params.find(name).unwrap()).unwrap();
+        gradient.map(|gradient| gradient.to_vec::<f32>().unwrap())
+    };
+    let mut worst = (0.0, String::new());
+    for name in want.params.names() {
+        let Some((got, want)) = of(got, name).zip(of(want, name)) else { continue };
+        let error = distance(&got, &want, floor);
+        if error.is_nan() || error > worst.0 {
+            worst = (error, name.to_string());
+        }
+    }
+    worst
 }
 
 /// ResNet50V2 at 32x32, batch 8, step by step from the same state as the CPU in f32: the loss, every gradient, the moving
-/// statistics, and the optimiser's update given the same gradient.
+/// statistics, and the optimiser's update given the same gradient. Less precise gradients are compared with the batch
+/// norms frozen.
 ///
 /// With `WARPSMITH_STEPS=10` as many steps; training is chaotic, so each starts from the CPU's state.
 fn follows_the_cpu(precision: Precision) {
@@ -204,33 +239,25 @@ fn follows_the_cpu(precision: Precision) {
     // moving statistics.
     let (loss_bound, gradient_bound, stats_bound) = match precision {
         Precision::F32 => (1e-5, 1e-3, 1e-5),
-        Precision::Tf32 => (1e-2, 0.2, 1e-2),
-        Precision::Bf16 => (5e-2, 0.8, 5e-2),
+        Precision::Tf32 => (1e-2, 0.1, 1e-2),
+        Precision::Bf16 => (5e-2, 0.4, 5e-2),
     };
+    let in_f32 = precision == Precision::F32;
     let mut cpu = Model::new(&Device::cpu().unwrap());
     let mut cuda = Model::new(&device(precision));
     for step in 0..steps {
         cuda.copy(&cpu);
-        let images = random(8 * 32 * 32 * 3, 100 + step);
+        let images = pictures(100 + 2 * step);
         let labels: Vec<i32> = (0..8).map(|i| (i * 7 + step as i32) % 10).collect();
         let [want, got] = [&cpu, &cuda].map(|model| model.pass(&images, &labels));
         let error = f64::from((got - want).abs() / want);
         assert!(error <= loss_bound, "step {step}: loss {got} instead of {want}");
-        let mut worst = (0.0, "");
-        for name in cpu.params.names() {
-            let [want, got] = [&cpu, &cuda].map(|model| {
-                let id = model.params.find(name).unwrap();
-                model.params.gradient(id).unwrap().unwrap().to_vec::<f32>().unwrap()
-            });
-            let error = distance(&got, &want);
-            if !(error <= worst.0) {
-                worst = (error, name);
-            }
-        }
-        println!("{precision:?} step {step}: loss off by {error:.1e}, worst gradient {:.1e} ({})", worst.0, worst.1);
-        assert!(worst.0 <= gradient_bound, "step {step}: gradient of {} off by {}", worst.1, worst.0);
+        let (worst, name) = if in_f32 { gradient_distance(&cuda, &cpu) } else { Default::default() };
+        println!("{precision:?} step {step}: loss off by {error:.1e}, worst gradient {worst:.1e} ({name})");
+        assert!(worst <= gradient_bound, "step {step}: gradient of {name} off by {worst}");
         let [want, got] = [&cpu, &cuda].map(|model| model.params.stats().to_vec::<f32>().unwrap());
-        let error = distance(&got, &want);
+        let error = distance(&got, &want, 0.0);
+        println!("moving statistics off by {error:.1e}");
         assert!(error <= stats_bound, "step {step}: moving statistics off by {error}");
 
         // The same gradient gives the same update, whatever the precision: it is f32.
@@ -239,10 +266,23 @@ fn follows_the_cpu(precision: Precision) {
             model.adam.step(&model.params).unwrap();
         }
         let [want, got] = [&cpu, &cuda].map(|model| model.params.values().to_vec::<f32>().unwrap());
-        assert!(distance(&got, &want) <= 1e-6, "step {step}: the update differs");
+        assert!(distance(&got, &want, 0.0) <= 1e-6, "step {step}: the update differs");
         if let Some(copy) = cuda.params.bf16_values() {
             let rounded: Vec<bf16> = got.iter().map(|&v| bf16::from_f32(v)).collect();
             assert!(copy.to_vec::<bf16>().unwrap() == rounded, "step {step}: the bf16 copy lags behind");
         }
+    }
+    if !in_f32 {
+        let images = pictures(50);
+        let labels = [3, 1, 4, 1, 5, 9, 2, 6];
+        for model in [&mut cpu, &mut cuda] {
+            model.params.initialise(42).unwrap();
+            model.freeze_batch_norms();
+        }
+        let [want, got] = [&cpu, &cuda].map(|model| model.pass(&images, &labels));
+        let error = f64::from((got - want).abs() / want);
+        let (worst, name) = gradient_distance(&cuda, &cpu);
+        println!("{precision:?}, batch norms frozen: loss off by {error:.1e}, worst gradient {worst:.1e} ({name})");
+        assert!(error <= loss_bound && worst <= gradient_bound, "{got} for {want}; gradient of {name} off by {worst}");
     }
 }
