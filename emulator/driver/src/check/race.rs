@@ -123,7 +123,7 @@ pub fn compare(
 ) {
     let Some(base) = records(cx, block, r) else { return };
     let writes = writes(intent);
-    if let Some(foreign) = cx.foreign.filter(|f| !f.uses.is_empty() && r.space == Space::Global) {
+    if let Some(foreign) = cx.foreign.filter(|f| f.has_uses() && r.space == Space::Global) {
         check_uses(cx, block, warp, pc, r, writes, foreign);
     }
     if writes {
@@ -167,7 +167,7 @@ fn check_uses(cx: &mut Cx, block: &Block, warp: &Warp, pc: usize, r: &Request, w
     for lane in lanes(r.mask) {
         let at = r.view.base + r.at[lane];
         let range = at..at + u64::from(r.bytes);
-        if let Some((at, u)) = foreign.uses.iter().find_map(|u| Some((u.conflict(&range, !writes)?, u))) {
+        if let Some((at, u)) = foreign.conflict(&range, !writes) {
             return unordered(cx, block, warp, pc, lane, at, writes, (u.act, &u.by));
         }
     }
