@@ -189,7 +189,7 @@ fn every_way_to_order_two_streams_and_none() {
                     "bytes inside allocation",
                     "(1024 bytes at",
                     ", and nothing orders that and ",
-                    &format!("{first_name} {} was asked for first: record an event behind it and let", streams[0]),
+                    &format!("{first_name} {} was asked for first, so record an event behind it and let", streams[0]),
                 ] {
                     assert!(found.iter().any(|f| f.1.contains(words)), "`{words}` is missing: {context}");
                 }

@@ -103,6 +103,12 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        title: "Overrun from one shared array into the next",
+        bug: "__shared__ float low[32], high[32]; low[threadIdx.x + 1] = 1.f;",
+        says: "out-of-bounds",
+        run: |l| l.run("neighbours", 1, 32, &[P(l.zeros(32)), I(1), I(0)]),
+    },
+    Case {
         title: "Out of bounds, local memory",
         bug: "float v[8]; v[n] = 5.f;  // n is 8",
         says: "out-of-bounds",
@@ -202,6 +208,12 @@ const CASES: &[Case] = &[
         bug: "y[blockIdx.x] = …; … = y[(blockIdx.x + 1) % gridDim.x];",
         says: "global-race",
         run: |l| l.run("global_race", 16, 32, &[P(l.ones(64)), P(l.zeros(64))]),
+    },
+    Case {
+        title: "Stale read through the read-only cache",
+        bug: "x[threadIdx.x] = 9; __syncthreads(); y[threadIdx.x] = __ldg(x + (threadIdx.x ^ 32));",
+        says: "global-race",
+        run: |l| l.run("stale_read", 1, 64, &[P(l.zeros(64)), P(l.zeros(64)), I(9)]),
     },
     Case {
         title: "Data published without a fence",
@@ -310,6 +322,23 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        title: "Free that nothing orders after the use",
+        bug: "stream b reads y; stream a: cuMemFreeAsync(y), without waiting for b",
+        says: "stream-race",
+        run: |l| {
+            let (a, b) = (l.context.new_stream().unwrap(), l.context.new_stream().unwrap());
+            let z = l.zeros(64);
+            // SAFETY: the bug.
+            unsafe {
+                let y = result::malloc_async(a.cu_stream(), 256).unwrap();
+                result::memset_d8_async(y, 0, 256, a.cu_stream()).unwrap();
+                l.context.synchronize().unwrap();
+                l.launch("copy", 1, 64, 0, &[P(y), P(z), I(64)], &b);
+                result::free_async(y, a.cu_stream()).unwrap();
+            }
+        },
+    },
+    Case {
         title: "API copy past the end",
         bug: "cuMemcpyHtoD of 65 bytes into 64",
         says: "api-bounds",
@@ -317,6 +346,16 @@ const CASES: &[Case] = &[
             let p = l.zeros(16);
             // SAFETY: the bug.
             let _ = unsafe { result::memcpy_htod_sync(p, &[0u8; 65]) };
+        },
+    },
+    Case {
+        title: "Copy whose ranges overlap",
+        bug: "cuMemcpyDtoD(x + 64, x, 128);",
+        says: "overlap",
+        run: |l| {
+            let x = l.ones(64);
+            // SAFETY: the bug.
+            unsafe { result::memcpy_dtod_sync(x + 64, x, 128) }.unwrap();
         },
     },
     Case {

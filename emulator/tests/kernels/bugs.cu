@@ -275,3 +275,12 @@ extern "C" __global__ void stale_read_ok(int* x, int* y, int change) {
     __syncthreads();
     y[threadIdx.x] = x[threadIdx.x ^ 32];
 }
+// Many threads store one value: flags in shared memory, single bytes, vectors. Or one of them differs.
+extern "C" __global__ void same_value(unsigned char* bytes, double2* doubles, int* y, int differ) {
+    __shared__ int flag;
+    flag = differ == 1 ? threadIdx.x / 32 : 1;
+    bytes[1] = differ == 2 ? blockIdx.x % 2 : 1;
+    doubles[0] = make_double2(0.5, differ == 3 ? (double)blockIdx.x : 1.5);
+    __syncthreads();
+    if (blockIdx.x == 0) y[threadIdx.x] = flag;
+}

@@ -378,6 +378,12 @@ impl Arena {
             t.subs.insert(base, a);
             return Err(text);
         }
+        // Closing the bytes forgets that they were written, which the allocation is asked for when it is freed.
+        if self.written(&a)
+            && let Some((_, parent)) = t.live.range_mut(..=base).next_back()
+        {
+            parent.used = true;
+        }
         if !keep_open {
             self.fill_state(base, a.bytes, 0);
         }

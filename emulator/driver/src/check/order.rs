@@ -132,11 +132,27 @@ pub struct Foreign {
     launches: HashMap<u32, Operation>,
     /// One bit for each number of a launch.
     tags: Vec<u64>,
-    /// Ranges used by others.
-    pub uses: Vec<Use>,
+    /// Ranges used by others, by address.
+    uses: Vec<Use>,
+    /// For each of them, the highest end so far.
+    reach: Vec<u64>,
 }
 
 impl Foreign {
+    /// Whether others used ranges, not only ran kernels.
+    pub fn has_uses(&self) -> bool {
+        !self.uses.is_empty()
+    }
+
+    /// The first byte of a range that conflicts with a use, and that use.
+    pub fn conflict(&self, range: &Range<u64>, reads: bool) -> Option<(u64, &Use)> {
+        let candidates = self.uses.partition_point(|u| u.range.start < range.end);
+        (0..candidates)
+            .rev()
+            .take_while(|&i| self.reach[i] > range.start)
+            .find_map(|i| Some((self.uses[i].conflict(range, reads)?, &self.uses[i])))
+    }
+
     /// Whether the launch of a number is one of them.
     #[inline(always)]
     pub fn launch(&self, tag: u32) -> bool {
@@ -169,8 +185,10 @@ impl History {
         self.launches.insert(tag, by);
     }
 
-    /// A range is used.
+    /// A range is used. Whoever knows this use knows the earlier ones of its timeline.
     pub fn push(&mut self, u: Use) {
+        let covered = |o: &Use| u.range.start <= o.range.start && o.range.end <= u.range.end;
+        self.uses.retain(|o| o.by.stamp.timeline != u.by.stamp.timeline || o.act != u.act || !covered(o));
         if self.uses.len() >= MAX_USES {
             self.uses.drain(..MAX_USES / 2);
         }
@@ -192,7 +210,7 @@ impl History {
     pub fn foreign(&self, me: &Operation, clock: &Clock) -> Option<Foreign> {
         let launches: HashMap<u32, Operation> =
             self.launches.iter().filter(|(_, o)| !clock.knows(o.stamp)).map(|(&t, o)| (t, o.clone())).collect();
-        let uses: Vec<Use> = self.uses.iter().filter(|u| !clock.knows(u.by.stamp)).cloned().collect();
+        let mut uses: Vec<Use> = self.uses.iter().filter(|u| !clock.knows(u.by.stamp)).cloned().collect();
         if launches.is_empty() && uses.is_empty() {
             return None;
         }
@@ -200,7 +218,15 @@ impl History {
         for tag in launches.keys() {
             tags[*tag as usize / 64] |= 1 << (tag % 64);
         }
-        Some(Foreign { me: me.clone(), launches, tags, uses })
+        uses.sort_by_key(|u| u.range.start);
+        let reach = uses
+            .iter()
+            .scan(0, |end, u| {
+                *end = u.range.end.max(*end);
+                Some(*end)
+            })
+            .collect();
+        Some(Foreign { me: me.clone(), launches, tags, uses, reach })
     }
 
     /// The first conflict of a range with what nothing orders before it, as a sentence.
@@ -214,10 +240,7 @@ impl History {
     ) -> Option<(String, Arc<str>)> {
         let foreign = self.foreign(me, clock)?;
         let reads = act == Act::Read;
-        let with_use = || {
-            let hit = |u: &Use| u.conflict(range, reads).map(|at| (at, u.act, u.by.clone()));
-            foreign.uses.iter().find_map(hit)
-        };
+        let with_use = || foreign.conflict(range, reads).map(|(at, u)| (at, u.act, u.by.clone()));
         let with_launch = || {
             if foreign.launches.is_empty() {
                 return None;
@@ -234,7 +257,7 @@ impl History {
 pub fn sentence((act, me): (Act, &Operation), (first, who): (Act, &Operation), at: u64, arena: &Arena) -> String {
     let earlier = if who.asked < me.asked { who } else { me };
     format!(
-        "{} at global address {at:#x} ({}): it was {first} by {}, and nothing orders that and {}. {} was asked for first: \
+        "{} at global address {at:#x} ({}): it was {first} by {}, and nothing orders that and {}; {} was asked for first, so \
          record an event behind it and let the stream of the other wait for that (cuEventRecord, cuStreamWaitEvent), or \
          synchronise between the two",
         act.after(first),
@@ -261,6 +284,31 @@ mod tests {
         b.join(&a);
         let third = a.advance(0);
         assert!(b.knows(first) && b.knows(second) && !b.knows(third) && a.knows(third));
+    }
+
+    #[test]
+    fn the_search_among_ranges_finds_what_a_look_at_all_finds() {
+        let mut seed = 1u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % below
+        };
+        for _ in 0..200 {
+            let (mut h, mut others) = (History::default(), Clock::default());
+            for timeline in 0..20 {
+                let start = random(900);
+                let act = [Act::Read, Act::Write][random(2) as usize];
+                let by = operation("x", others.advance(timeline), 0);
+                h.push(Use { range: start..start + 1 + random(100), act, by });
+            }
+            let foreign = h.foreign(&Operation::default(), &Clock::default()).unwrap();
+            for _ in 0..50 {
+                let (start, reads) = (random(1000), random(2) == 0);
+                let range = start..start + 1 + random(50);
+                let all = h.uses.iter().any(|u| u.conflict(&range, reads).is_some());
+                assert_eq!(foreign.conflict(&range, reads).is_some(), all, "{range:?} {:?}", h.uses);
+            }
+        }
     }
 
     #[test]

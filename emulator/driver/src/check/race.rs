@@ -7,12 +7,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::check::arena::Arena;
 use crate::check::finding::Kind;
 use crate::check::order::{self, Act, Foreign, Operation};
 use crate::exec::memory::{Intent, Request};
+use crate::exec::op::Access;
 use crate::exec::regs::{LANES, lanes};
 use crate::exec::run::{Block, Cx, Warp};
 use crate::ptx::ast::Space;
@@ -89,26 +91,51 @@ fn paired(warp: &Warp, lane: usize, old: &Record) -> bool {
 }
 
 /// Checks and records one request.
+#[inline(always)]
 pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Request, intent: Intent, strong: bool) {
+    // First all lanes are checked, then all are recorded: lanes of one instruction do not race with each other. What raced
+    // is recorded too: the next thread may race with it at another place.
+    compare(cx, block, warp, pc, r, intent, strong, None);
+    note(cx, block, warp, r, writes(intent), strong);
+}
+
+/// Where the records of a request lie, if there are any.
+#[inline(always)]
+fn records(cx: &Cx, block: &mut Block, r: &Request) -> Option<*mut u64> {
     let base = match r.space {
         Space::Global => cx.race,
         Space::Shared => block.shared_race.as_mut_ptr(),
-        _ => return,
+        _ => return None,
     };
-    if u64::from(block.number) >= MAX_BLOCKS {
-        return;
-    }
+    (u64::from(block.number) < MAX_BLOCKS).then_some(base)
+}
+
+/// Checks a request. Stores say what they are about to write.
+pub fn compare(
+    cx: &mut Cx,
+    block: &mut Block,
+    warp: &Warp,
+    pc: usize,
+    r: &Request,
+    intent: Intent,
+    strong: bool,
+    stored: Option<&Access>,
+) {
+    let Some(base) = records(cx, block, r) else { return };
     let writes = writes(intent);
-    if let Some(foreign) = cx.foreign.filter(|f| !f.uses.is_empty() && r.space == Space::Global) {
+    if let Some(foreign) = cx.foreign.filter(|f| f.has_uses() && r.space == Space::Global) {
         check_uses(cx, block, warp, pc, r, writes, foreign);
     }
-    // First all lanes are checked, then all are recorded: lanes of one instruction do not race with each other. What raced
-    // is recorded too: the next thread may race with it at another place.
     if writes {
-        check::<3>(cx, block, warp, pc, r, intent, strong, base);
+        check::<3>(cx, block, warp, pc, r, intent, strong, stored, base);
     } else {
-        check::<1>(cx, block, warp, pc, r, intent, strong, base);
+        check::<1>(cx, block, warp, pc, r, intent, strong, None, base);
     }
+}
+
+/// Records a request.
+pub fn note(cx: &Cx, block: &mut Block, warp: &Warp, r: &Request, writes: bool, strong: bool) {
+    let Some(base) = records(cx, block, r) else { return };
     let me = Record {
         launch: cx.launch_tag,
         block: block.number,
@@ -140,7 +167,7 @@ fn check_uses(cx: &mut Cx, block: &Block, warp: &Warp, pc: usize, r: &Request, w
     for lane in lanes(r.mask) {
         let at = r.view.base + r.at[lane];
         let range = at..at + u64::from(r.bytes);
-        if let Some((at, u)) = foreign.uses.iter().find_map(|u| Some((u.conflict(&range, !writes)?, u))) {
+        if let Some((at, u)) = foreign.conflict(&range, !writes) {
             return unordered(cx, block, warp, pc, lane, at, writes, (u.act, &u.by));
         }
     }
@@ -212,6 +239,7 @@ fn check<const SLOTS: usize>(
     r: &Request,
     intent: Intent,
     strong: bool,
+    stored: Option<&Access>,
     base: *mut u64,
 ) {
     let shared = r.space == Space::Shared;
@@ -224,7 +252,7 @@ fn check<const SLOTS: usize>(
             // SAFETY: `memory::check` found the bytes inside the view, and there are three records per word of it.
             let slots = unsafe { slots(base, word) };
             for i in 0..SLOTS {
-                let raw = slots[i].load(Relaxed);
+                let raw = slots[i].load(Acquire);
                 if raw & BYTES == 0 || raw & !LANE == harmless[i] {
                     continue;
                 }
@@ -260,6 +288,15 @@ fn check<const SLOTS: usize>(
                     }
                     continue;
                 }
+                // Whoever of two writers of one value comes last: the value stays.
+                let overlap = old.bytes & byte_mask(r, lane);
+                if i == 0
+                    && !strong
+                    && !old.strong
+                    && stored.is_some_and(|a| same_value(warp, a, r, lane, word, overlap))
+                {
+                    continue;
+                }
                 conflict(cx, block, warp, pc, lane, r, 4 * word, intent, &old, i == 0, shared);
                 return;
             }
@@ -281,7 +318,8 @@ fn record(slots: &[AtomicU64; 3], me: u64, writes: bool, shared: bool, foreign: 
     let joined = |old: u64| if (old ^ me) & !BYTES == 0 { old | me } else { me };
     if writes {
         let whole = me & BYTES == BYTES;
-        slots[0].store(if whole { me } else { joined(slots[0].load(Relaxed)) }, Relaxed);
+        // Whoever sees the record of a store sees its value too: see `same_value`.
+        slots[0].store(if whole { me } else { joined(slots[0].load(Relaxed)) }, Release);
         return;
     }
     // Two different readers are enough to contradict any writer; the older of them makes room.
@@ -295,6 +333,21 @@ fn record(slots: &[AtomicU64; 3], me: u64, writes: bool, shared: bool, foreign: 
         slots[2].store(first, Relaxed);
     }
     slots[1].store(joined(first), Relaxed);
+}
+
+/// Whether a lane is about to store what some bytes of a word hold already.
+#[inline(never)]
+fn same_value(warp: &Warp, a: &Access, r: &Request, lane: usize, word: u64, bytes: u32) -> bool {
+    let mut new = [0; 16];
+    for (piece, &row) in new.chunks_exact_mut(a.elem as usize).zip(&a.regs) {
+        piece.copy_from_slice(&warp.regs.lane(row, lane).to_le_bytes()[..a.elem as usize]);
+    }
+    (0..4).filter(|b| bytes >> b & 1 != 0).map(|b| 4 * word + b).all(|at| {
+        // SAFETY: `memory::check` found the bytes of the lane inside the view, and `bytes` are some of them. Other host
+        // threads may write them now, which can only change a verdict about a program that races with itself.
+        let old = unsafe { r.view.data.add(at as usize).read_volatile() };
+        old == new[(at - r.at[lane]) as usize]
+    })
 }
 
 /// Reports a read through the read-only cache of a word that the same launch has written.

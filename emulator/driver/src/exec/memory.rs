@@ -995,11 +995,12 @@ pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
         }
         check(cx, block, warp, pc, &r, Intent::Write, u32::MAX)?;
         count(cx, pc, &r, true);
-        if cx.checks.races {
-            race::access(cx, block, warp, pc, &r, Intent::Write, a.strong);
-            if a.strong {
-                race::synchronise(cx, block, warp, &r, a.release);
-            } else if !r.dense {
+        if cx.checks.races && a.strong {
+            race::access(cx, block, warp, pc, &r, Intent::Write, true);
+            race::synchronise(cx, block, warp, &r, a.release);
+        } else if cx.checks.races {
+            race::compare(cx, block, warp, pc, &r, Intent::Write, false, Some(a));
+            if !r.dense {
                 clash(cx, block, warp, a, pc, &r);
             }
         }
@@ -1008,6 +1009,9 @@ pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
             unsafe { write_row(&warp.regs, &r, e as u32, a.elem, src) }
         }
         mark_written(&r);
+        if cx.checks.races && !a.strong {
+            race::note(cx, block, warp, &r, true, false);
+        }
     }
     cx.progress = true;
     Ok(())

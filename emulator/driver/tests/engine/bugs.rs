@@ -194,6 +194,30 @@ fn shared_memory_races() {
     }
 }
 
+/// Threads that store one value to one place do no harm, whoever is last; threads that store different values do.
+#[test]
+fn unordered_stores_of_the_same_value() {
+    let mut r = rig();
+    let y = r.put(&[0i32; 64]);
+    let (bytes, doubles) = (r.put(&[0u8; 4]), r.put(&[0f64; 2]));
+    let args = |differ| [Arg::Ptr(bytes), Arg::Ptr(doubles), Arg::Ptr(y), Arg::I32(differ)];
+    for threads in [1, 2] {
+        r.settings.threads = threads;
+        r.clean("same_value", 128, 64, &args(0));
+        assert_eq!((r.get::<u8>(bytes, 4), r.get::<f64>(doubles, 2)), (vec![0, 1, 0, 0], vec![0.5, 1.5]));
+        assert_eq!(r.get::<i32>(y, 64), [1; 64]);
+        for (differ, kind, words) in [
+            (1, Kind::SharedRace, "write after write at shared address 0x0: the word was written by warp 0, lane 31"),
+            (2, Kind::GlobalRace, "0 bytes inside allocation 2 (4 bytes"),
+            // The lower halves of 0.0 and 1.0 agree.
+            (3, Kind::GlobalRace, "12 bytes inside allocation 3 (16 bytes"),
+        ] {
+            let out = r.run("same_value", 128, 64, &args(differ));
+            assert_finding(&out, kind, &["write after write", words]);
+        }
+    }
+}
+
 #[test]
 fn a_syncwarp_orders_the_lanes_of_its_mask() {
     let r = rig();
