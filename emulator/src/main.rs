@@ -176,7 +176,7 @@ fn unreported(mark: &Path, program: &str, child: u32, status: ExitStatus) -> Rep
     let number = name.split('-').next().unwrap_or(name);
     let how = match status.signal() {
         Some(n) if number == child.to_string() => format!("was ended by signal {n} before it could report"),
-        _ if Path::new("/proc").join(number).exists() => "still runs".to_string(),
+        _ if runs(number) => "still runs".to_string(),
         _ => "ended without a report (through _exit, exec, a signal, or inside a host function)".to_string(),
     };
     let what = match findings.len() {
@@ -186,6 +186,12 @@ fn unreported(mark: &Path, program: &str, child: u32, status: ExitStatus) -> Rep
     };
     let sentence = format!("process {number} (`{program}`) {how}: {what}");
     Report { findings, unreported: vec![sentence], ..Report::default() }
+}
+
+/// Whether a process runs: one that is over may stand in the table until somebody waits for it.
+fn runs(number: &str) -> bool {
+    let state = fs::read_to_string(Path::new("/proc").join(number).join("stat")).unwrap_or_default();
+    state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 fn run(args: &[String]) -> Result<u8, Error> {

@@ -242,7 +242,8 @@ impl Report {
         }
         if !self.live.is_empty() {
             let bytes: u64 = self.live.iter().map(|l| l.bytes).sum();
-            let _ = writeln!(s, "\nlive          {} allocations, {bytes} B", self.live.len());
+            let plural = if self.live.len() > 1 { "s" } else { "" };
+            let _ = writeln!(s, "\nnot freed     {bytes} B in {} allocation{plural}", self.live.len());
         }
         s
     }
@@ -349,6 +350,10 @@ fn block(group: &[&Launch], profile: &str) -> String {
         _ if blocks == 1 => format!("1 block leaves {} of {sms} multiprocessors idle", sms - blocks),
         _ if blocks < sms => format!("{blocks} blocks leave {} of {sms} multiprocessors idle", sms - blocks),
         w if w <= 1.0 => format!("{blocks} blocks run at once and take {:.0} % of the places", 100.0 * w),
+        // The last wave takes as long as a full one.
+        w if w < 4.0 && w.fract() > 0.0 => {
+            format!("{blocks} blocks in {w:.2} waves, the last one {:.0} % full", 100.0 * w.fract())
+        }
         w => format!("{blocks} blocks in {w:.2} waves"),
     };
     let _ = writeln!(

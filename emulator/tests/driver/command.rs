@@ -323,6 +323,23 @@ fn every_process_of_a_script_reports() {
     assert_eq!(report.profile, "sm_80");
 }
 
+/// A process that the program leaves behind has not reported yet, which is said.
+#[test]
+fn a_process_that_still_runs_is_named() {
+    let script = "WARPSMITH_TEST_CHILD=wait \"$0\" command::child_program --exact --nocapture > \"$1\" 2>&1 & \
+                  until grep -q folder \"$1\"; do sleep 0.05; done; echo child $!";
+    let log = scratch("behind.txt");
+    let out =
+        command().args(["--", "sh", "-c", script]).arg(std::env::current_exe().unwrap()).arg(&log).output().unwrap();
+    let (code, text) = (out.status.code(), text(&out));
+    let child: i32 = text.lines().find_map(|l| l.strip_prefix("child ")).unwrap().parse().unwrap();
+    // SAFETY: the process was started by this test and sleeps.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+    std::fs::remove_file(&log).unwrap();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(&format!("no report  process {child} (")) && text.contains("still runs: "), "{text}");
+}
+
 /// Who interrupts the command interrupts the program; the command reports and leaves nothing behind.
 #[test]
 fn signals_end_the_program_and_leave_no_folder() {

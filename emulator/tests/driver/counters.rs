@@ -423,7 +423,12 @@ fn the_table_says_why_a_kernel_is_slow() {
         launch.launch(LaunchConfig { grid_dim: (540, 1, 1), block_dim: (1024, 1, 1), shared_mem_bytes: 0 }).unwrap()
     };
     let table = warpsmith_emulator::report().unwrap().table();
-    assert!(table.contains("540 blocks in 2.50 waves; 2 fit a multiprocessor at a time: occupancy 100 %\n"), "{table}");
+    assert!(
+        table.contains(
+            "540 blocks in 2.50 waves, the last one 50 % full; 2 fit a multiprocessor at a time: occupancy 100 %\n"
+        ),
+        "{table}"
+    );
 }
 
 /// Several kernels: the table begins with where the time goes.
