@@ -22,6 +22,7 @@ mod losses;
 mod optimisers;
 mod pool2d;
 mod prebuilt;
+mod resources;
 mod supcon;
 
 use libtest_mimic::{Arguments, Trial};
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases = [
         prebuilt::CASES,
+        resources::CASES,
         abi::CASES,
         augment::CASES,
         elementwise::CASES,
