@@ -2,12 +2,14 @@
 //
 // Computes     relu: y = max(x, 0), NaN stays; relu_backward: dx (= or +=) dy where x > 0; add: y = a + b;
 //              add_assign: y += x; scale: y = x * factor; rescale: y = x * scale + offset (two roundings);
-//              fill: y = value; cast: y = x in another type; normalization: y = (x - mean[ch]) / max(sqrt(var[ch]), 1e-7).
+//              scale_by: y (= or +=) x * *factor; fill: y = value; fill_from: y = *value; cast: y = x in another type;
+//              normalization: y = (x - mean[ch]) / max(sqrt(var[ch]), 1e-7); sum: *y = sum of x, in double.
 // Shapes       every pointer [elems]; normalization x, y [rows, c] with elems = rows * c, mean, var [c].
-// Launch       grid ceil(elems / (256 * N)), block 256; N = 4 values per thread, 8 where the widest type is bf16.
+// Launch       grid ceil(elems / (256 * N)), block 256; N = 4 values per thread, 8 where the widest type is bf16; sum: one
+//              block.
 // Requires     nothing of alignment: whole 16-byte packs are moved where pointers allow, single values elsewhere.
-// Writes       `=`, relu_backward also `+=`; y may be x.
-// Determinism  every element on its own; bit-equal to the CPU.
+// Writes       `=`, relu_backward and scale_by also `+=`; y may be x.
+// Determinism  every element on its own, bit-equal to the CPU; sum adds in a fixed order of its own.
 // Cost         bound by memory: every operand is moved once.
 // Source       Keras: relu, Rescaling, Normalization.
 
@@ -136,4 +138,38 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 extern "C" __global__ void __launch_bounds__(BLOCK)
     normalization_u8_f32(uint64_t elems, uint32_t c, const uint8_t* x, const float* mean, const float* var, float* y) {
     normalization(elems, c, x, mean, var, y);
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK)
+    scale_by_f32(uint64_t elems, const float* x, const float* factor, uint32_t accumulate, float* y) {
+    const float f = *factor;
+    each<4>(elems, [&](uint64_t first, int valid) {
+        float v[4], old[4] = {};
+        load(x + first, valid, v);
+        if (accumulate) load(y + first, valid, old);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) v[i] = accumulate ? old[i] + f * v[i] : f * v[i];
+        store(y + first, valid, v);
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK) fill_from_f32(uint64_t elems, const float* value, float* y) {
+    each<4>(elems, [&](uint64_t first, int valid) {
+        const float x = *value;
+        const float v[4] = {x, x, x, x};
+        store(y + first, valid, v);
+    });
+}
+
+// One block: thread t adds the elements t, t + 256, .., then the threads are added pairwise.
+extern "C" __global__ void __launch_bounds__(BLOCK) sum_f32(uint64_t elems, const float* x, float* y) {
+    __shared__ double sums[BLOCK];
+    double sum = 0.0;
+    for (uint64_t i = threadIdx.x; i < elems; i += BLOCK) sum += double(x[i]);
+    sums[threadIdx.x] = sum;
+    for (uint32_t stride = BLOCK / 2; stride > 0; stride /= 2) {
+        __syncthreads();
+        if (threadIdx.x < stride) sums[threadIdx.x] += sums[threadIdx.x + stride];
+    }
+    if (threadIdx.x == 0) *y = float(sums[0]);
 }

@@ -95,17 +95,17 @@ impl Tape {
     /// An input whose gradient is added (`+=`) to `accumulator`: a parameter and its place in the gradient arena.
     ///
     /// # Errors
-    /// When the two differ in shape, type or device.
+    /// When the two differ in shape or device, or in type, unless the accumulator is f32: the gradient of a bf16 factor is.
     pub fn parameter(&self, tensor: Tensor, accumulator: Tensor) -> Result<Var> {
         let same = tensor.shape() == accumulator.shape()
-            && tensor.dtype() == accumulator.dtype()
+            && (tensor.dtype() == accumulator.dtype() || accumulator.dtype() == DType::F32)
             && tensor.device() == accumulator.device();
         if !same {
             return Err(Error::tensor(
                 "Tape::parameter",
                 &tensor,
                 &accumulator,
-                "a gradient has its parameter's shape, type and device",
+                "a gradient has its parameter's shape and device, and its type or f32",
             ));
         }
         Ok(Var { node: self.push(Node::Leaf(Some(accumulator))), tensor, tape: self.clone() })
@@ -327,9 +327,13 @@ impl Gradients {
     /// # Errors
     /// When memory runs out or the shape differs from an earlier contribution.
     pub fn target(&mut self, id: NodeId, shape: &[usize], like: &Tensor) -> Result<Option<Target>> {
+        self.target_of(id, shape, like, like.dtype())
+    }
+
+    fn target_of(&mut self, id: NodeId, shape: &[usize], like: &Tensor, dtype: DType) -> Result<Option<Target>> {
         let Some(id) = id else { return Ok(None) };
         let (tensor, accumulate) = match &self.slots[id] {
-            Slot::Empty => (Tensor::empty(like.device(), shape, like.dtype())?, false),
+            Slot::Empty => (Tensor::empty(like.device(), shape, dtype)?, false),
             Slot::Accumulator(sum) => return Ok(Some(Target { tensor: sum.clone(), accumulate: true })),
             // Another variable may share this gradient (add passes the same tensor to both inputs).
             Slot::Tensor(sum) if sum.is_unique() => (sum.clone(), true),
@@ -347,12 +351,12 @@ impl Gradients {
         Ok(Some(Target { tensor, accumulate }))
     }
 
-    /// The sum that an op adds (`+=`) a parameter-like gradient to; `None` when the input needs none.
+    /// The sum, in f32, that an op adds (`+=`) a parameter-like gradient to; `None` when the input needs none.
     ///
     /// # Errors
     /// As [`Gradients::target`].
     pub fn accumulator(&mut self, id: NodeId, shape: &[usize], like: &Tensor) -> Result<Option<Tensor>> {
-        let Some(Target { tensor, accumulate }) = self.target(id, shape, like)? else { return Ok(None) };
+        let Some(Target { tensor, accumulate }) = self.target_of(id, shape, like, DType::F32)? else { return Ok(None) };
         if !accumulate {
             tensor.zero()?;
         }

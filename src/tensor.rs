@@ -2,10 +2,13 @@
 //!
 //! A tensor is a typed window onto a reference-counted storage. Cloning, reshaping and slicing along
 //! whole rows cost nothing. Host code reads and writes through guards ([`Tensor::read`],
-//! [`Tensor::write`]); a table per storage refuses overlapping borrows that are not all reads, so views
-//! of one arena can be written side by side, but never into each other.
+//! [`Tensor::write`]), launches through guards of their own ([`Tensor::device_read`], [`Tensor::device_write`]); a table
+//! per storage refuses overlapping borrows that are not all reads, so views of one arena can be written side by side,
+//! but never into each other.
 
-use crate::device::{Block, Device, lock};
+#[cfg(feature = "cuda")]
+use crate::device::Gpu;
+use crate::device::{Block, Device, Kind, lock};
 use crate::dtype::{DType, Element};
 use crate::{Error, Result};
 use std::fmt;
@@ -83,7 +86,7 @@ impl Tensor {
     /// As [`Tensor::empty`].
     pub fn full<T: Element>(device: &Device, shape: &[usize], value: T) -> Result<Tensor> {
         let tensor = Tensor::empty(device, shape, T::DTYPE)?;
-        tensor.write::<T>()?.fill(value);
+        tensor.fill(value)?;
         Ok(tensor)
     }
 
@@ -95,7 +98,7 @@ impl Tensor {
         let expected = elems("Tensor::from_slice", shape)?;
         crate::error::check_len("Tensor::from_slice", "values", values.len(), expected)?;
         let tensor = Tensor::empty(device, shape, T::DTYPE)?;
-        tensor.write::<T>()?.copy_from_slice(values);
+        tensor.copy_from_slice(values)?;
         Ok(tensor)
     }
 
@@ -210,26 +213,78 @@ impl Tensor {
         Ok(borrow)
     }
 
+    /// Where the first element lies: an address of the host, or of the GPU.
+    fn address(&self) -> usize {
+        self.storage.block.address() + self.byte_offset
+    }
+
+    /// Where the first element lies in the host's memory.
     fn ptr<T>(&self) -> *mut T {
-        // SAFETY: byte_offset never exceeds the storage (checked in `view`), so the result stays in or
-        // one past the allocation.
-        unsafe { self.storage.block.ptr().as_ptr().add(self.byte_offset).cast() }
+        std::ptr::with_exposed_provenance_mut(self.address())
     }
 
-    /// Borrows the elements for reading.
+    /// Borrows the elements for reading on the host. From a CUDA device they are copied, after what is queued there.
     ///
     /// # Errors
-    /// When the element type differs or somebody holds a write guard on overlapping elements.
+    /// When the element type differs, somebody holds a write guard on overlapping elements, or the copy fails.
     pub fn read<T: Element>(&self) -> Result<ReadGuard<'_, T>> {
-        Ok(ReadGuard { borrow: self.borrow(T::DTYPE, false)?, tensor: self, elements: PhantomData })
+        #[allow(unused_mut)]
+        let mut guard = ReadGuard { lease: Lease { borrow: self.borrow(T::DTYPE, false)?, tensor: self }, copy: None };
+        #[cfg(feature = "cuda")]
+        if let Kind::Cuda(gpu) = self.device().kind() {
+            let mut copy = vec![T::zeroed(); self.elems()];
+            // SAFETY: the tensor's window, borrowed for reading.
+            unsafe { gpu.download(self.address(), bytemuck::cast_slice_mut(&mut copy)) }?;
+            guard.copy = Some(copy);
+        }
+        Ok(guard)
     }
 
-    /// Borrows the elements for writing.
+    /// Borrows the elements of a tensor on the CPU for writing.
     ///
     /// # Errors
-    /// When the element type differs or somebody holds a guard on overlapping elements.
+    /// When the element type differs, somebody holds a guard on overlapping elements, or the tensor is not on the CPU:
+    /// [`Tensor::copy_from_slice`] writes to any device.
     pub fn write<T: Element>(&self) -> Result<WriteGuard<'_, T>> {
-        Ok(WriteGuard { borrow: self.borrow(T::DTYPE, true)?, tensor: self, elements: PhantomData })
+        #[cfg(feature = "cuda")]
+        if self.device().gpu().is_some() {
+            return Err(Error::tensor(
+                "Tensor::write",
+                "a tensor on the CPU",
+                self,
+                "use Tensor::copy_from_slice, which writes to any device",
+            ));
+        }
+        let lease = Lease { borrow: self.borrow(T::DTYPE, true)?, tensor: self };
+        Ok(WriteGuard { lease, elements: PhantomData })
+    }
+
+    /// Borrows the elements of a tensor on a CUDA device for launches that read them.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`], or when the tensor is on the CPU.
+    #[cfg(feature = "cuda")]
+    pub fn device_read<T: Element>(&self) -> Result<DeviceReadGuard<'_, T>> {
+        let lease = Lease { borrow: self.borrow(T::DTYPE, false)?, tensor: self };
+        Ok(DeviceReadGuard { gpu: self.gpu("Tensor::device_read")?, lease, elements: PhantomData })
+    }
+
+    /// Borrows the elements of a tensor on a CUDA device for launches that write them.
+    ///
+    /// # Errors
+    /// As [`Tensor::write`], or when the tensor is on the CPU.
+    #[cfg(feature = "cuda")]
+    pub fn device_write<T: Element>(&self) -> Result<DeviceWriteGuard<'_, T>> {
+        let lease = Lease { borrow: self.borrow(T::DTYPE, true)?, tensor: self };
+        Ok(DeviceWriteGuard { gpu: self.gpu("Tensor::device_write")?, lease, elements: PhantomData })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn gpu(&self, op: &'static str) -> Result<&Gpu> {
+        self.device()
+            .gpu()
+            .map(|gpu| &**gpu)
+            .ok_or_else(|| Error::tensor(op, "a tensor on a CUDA device", self, "make it on Device::cuda"))
     }
 
     /// A copy of the elements, row-major.
@@ -256,12 +311,45 @@ impl Tensor {
         Ok(self.read::<f32>()?[0])
     }
 
-    fn write_bytes(&self, f: impl FnOnce(&mut [u8])) -> Result<()> {
-        match self.dtype {
-            DType::F32 => f(bytemuck::cast_slice_mut(&mut self.write::<f32>()?)),
-            DType::Bf16 => f(bytemuck::cast_slice_mut(&mut self.write::<half::bf16>()?)),
-            DType::I32 => f(bytemuck::cast_slice_mut(&mut self.write::<i32>()?)),
-            DType::U8 => f(&mut self.write::<u8>()?),
+    /// The bytes of a tensor on the CPU; the lease is for writing.
+    fn host_bytes<'a>(&'a self, lease: &'a mut Lease<'_>) -> &'a mut [u8] {
+        debug_assert!(lease.borrow.write);
+        // SAFETY: the window lies inside the storage, holds initialised Pod values, and the lease keeps everybody else
+        // away from it.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr::<u8>(), lease.borrow.range.len()) }
+    }
+
+    /// Overwrites the elements, row-major.
+    ///
+    /// # Errors
+    /// When the number of values or their type differs, or somebody holds a guard on overlapping elements.
+    pub fn copy_from_slice<T: Element>(&self, values: &[T]) -> Result<()> {
+        if T::DTYPE != self.dtype {
+            return Err(Error::tensor("Tensor::copy_from_slice", T::DTYPE, self.dtype, "cast it first"));
+        }
+        crate::error::check_len("Tensor::copy_from_slice", "values", values.len(), self.elems())?;
+        self.copy_from_bytes(bytemuck::cast_slice(values))
+    }
+
+    /// Sets every element to `value`.
+    ///
+    /// # Errors
+    /// When the type differs or somebody holds a guard on overlapping elements.
+    pub fn fill<T: Element>(&self, value: T) -> Result<()> {
+        match self.device().kind() {
+            #[cfg(feature = "cpu")]
+            Kind::Cpu => self.write::<T>()?.fill(value),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(_) if bytemuck::bytes_of(&value).iter().all(|&byte| byte == 0) && T::DTYPE == self.dtype => {
+                self.zero()?;
+            }
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) if T::DTYPE == DType::F32 => {
+                let value = bytemuck::cast(value);
+                crate::cuda::elementwise::fill::<f32>(gpu.kernels(), value, &mut self.device_write()?, gpu.stream())?;
+            }
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(_) => self.copy_from_slice(&vec![value; self.elems()])?,
         }
         Ok(())
     }
@@ -293,7 +381,15 @@ impl Tensor {
     /// When the number of bytes differs.
     pub fn copy_from_bytes(&self, bytes: &[u8]) -> Result<()> {
         crate::error::check_len("Tensor::copy_from_bytes", "bytes", bytes.len(), self.elems() * self.dtype.bytes())?;
-        self.write_bytes(|dst| dst.copy_from_slice(bytes))
+        let mut lease = Lease { borrow: self.borrow(self.dtype, true)?, tensor: self };
+        match self.device().kind() {
+            #[cfg(feature = "cpu")]
+            Kind::Cpu => self.host_bytes(&mut lease).copy_from_slice(bytes),
+            // SAFETY: the tensor's window, leased for writing.
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => unsafe { gpu.upload(self.address(), bytes) }?,
+        }
+        Ok(())
     }
 
     /// Sets every element to 0.
@@ -301,7 +397,15 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::write`].
     pub fn zero(&self) -> Result<()> {
-        self.write_bytes(|dst| dst.fill(0))
+        let mut lease = Lease { borrow: self.borrow(self.dtype, true)?, tensor: self };
+        match self.device().kind() {
+            #[cfg(feature = "cpu")]
+            Kind::Cpu => self.host_bytes(&mut lease).fill(0),
+            // SAFETY: the tensor's window, leased for writing.
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => unsafe { gpu.zero(self.address(), lease.borrow.range.len()) }?,
+        }
+        Ok(())
     }
 
     /// Overwrites this tensor's elements with those of `source` (same shape, type and device).
@@ -312,11 +416,18 @@ impl Tensor {
         if self.shape != source.shape || self.dtype != source.dtype || self.device() != source.device() {
             return Err(Error::tensor("Tensor::copy_from", self, source, "shape, type and device must be equal"));
         }
-        match self.dtype {
-            DType::F32 => self.write::<f32>()?.copy_from_slice(&source.read()?),
-            DType::Bf16 => self.write::<half::bf16>()?.copy_from_slice(&source.read()?),
-            DType::I32 => self.write::<i32>()?.copy_from_slice(&source.read()?),
-            DType::U8 => self.write::<u8>()?.copy_from_slice(&source.read()?),
+        #[cfg_attr(not(feature = "cpu"), allow(unused_mut, unused_variables))]
+        let mut to = Lease { borrow: self.borrow(self.dtype, true)?, tensor: self };
+        let from = Lease { borrow: source.borrow(source.dtype, false)?, tensor: source };
+        match self.device().kind() {
+            // SAFETY: the source's window, leased for reading: nobody writes to it, and the target is elsewhere.
+            #[cfg(feature = "cpu")]
+            Kind::Cpu => self
+                .host_bytes(&mut to)
+                .copy_from_slice(unsafe { std::slice::from_raw_parts(source.ptr::<u8>(), from.borrow.range.len()) }),
+            // SAFETY: both windows are leased, and leases that overlap are refused.
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => unsafe { gpu.copy(source.address(), self.address(), from.borrow.range.len()) }?,
         }
         Ok(())
     }
@@ -344,46 +455,44 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// Elements of a tensor, borrowed for reading.
-pub struct ReadGuard<'a, T: Element> {
+/// An entry of the borrow table, while it stands.
+struct Lease<'a> {
     tensor: &'a Tensor,
     borrow: Borrow,
-    elements: PhantomData<&'a [T]>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut borrows = lock(&self.tensor.storage.borrows);
+        if let Some(place) = borrows.iter().position(|b| *b == self.borrow) {
+            borrows.swap_remove(place);
+        }
+    }
+}
+
+/// Elements of a tensor, borrowed for reading.
+pub struct ReadGuard<'a, T: Element> {
+    lease: Lease<'a>,
+    /// What was fetched from a GPU.
+    copy: Option<Vec<T>>,
 }
 
 /// Elements of a tensor, borrowed for writing.
 pub struct WriteGuard<'a, T: Element> {
-    tensor: &'a Tensor,
-    borrow: Borrow,
+    lease: Lease<'a>,
     elements: PhantomData<&'a mut [T]>,
-}
-
-fn release(tensor: &Tensor, borrow: &Borrow) {
-    let mut borrows = lock(&tensor.storage.borrows);
-    if let Some(place) = borrows.iter().position(|b| b == borrow) {
-        borrows.swap_remove(place);
-    }
-}
-
-impl<T: Element> Drop for ReadGuard<'_, T> {
-    fn drop(&mut self) {
-        release(self.tensor, &self.borrow);
-    }
-}
-
-impl<T: Element> Drop for WriteGuard<'_, T> {
-    fn drop(&mut self) {
-        release(self.tensor, &self.borrow);
-    }
 }
 
 impl<T: Element> Deref for ReadGuard<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: the window lies inside the storage, is aligned (offsets are multiples of the element
-        // size from a 64-byte base), holds initialised Pod values, and the borrow table keeps writers
-        // away from it while this guard lives.
-        unsafe { std::slice::from_raw_parts(self.tensor.ptr::<T>(), self.tensor.elems()) }
+        match &self.copy {
+            Some(copy) => copy,
+            // SAFETY: the window lies inside the storage, is aligned (offsets are multiples of the element
+            // size from a 64-byte base), holds initialised Pod values, and the borrow table keeps writers
+            // away from it while this guard lives.
+            None => unsafe { std::slice::from_raw_parts(self.lease.tensor.ptr::<T>(), self.lease.tensor.elems()) },
+        }
     }
 }
 
@@ -391,13 +500,76 @@ impl<T: Element> Deref for WriteGuard<'_, T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
         // SAFETY: as for ReadGuard; the borrow table makes this guard the only one on the window.
-        unsafe { std::slice::from_raw_parts(self.tensor.ptr::<T>(), self.tensor.elems()) }
+        unsafe { std::slice::from_raw_parts(self.lease.tensor.ptr::<T>(), self.lease.tensor.elems()) }
     }
 }
 
 impl<T: Element> DerefMut for WriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as for ReadGuard; the borrow table makes this guard the only one on the window.
-        unsafe { std::slice::from_raw_parts_mut(self.tensor.ptr::<T>(), self.tensor.elems()) }
+        unsafe { std::slice::from_raw_parts_mut(self.lease.tensor.ptr::<T>(), self.lease.tensor.elems()) }
+    }
+}
+
+/// Elements of a tensor on a CUDA device, borrowed for launches that read them: a buffer as launchers take it. Queue
+/// them on the device's stream ([`Gpu::stream`]), which orders them with its ops.
+#[cfg(feature = "cuda")]
+pub struct DeviceReadGuard<'a, T> {
+    lease: Lease<'a>,
+    gpu: &'a Gpu,
+    elements: PhantomData<&'a [T]>,
+}
+
+/// Elements of a tensor on a CUDA device, borrowed for launches that write them; see [`DeviceReadGuard`].
+#[cfg(feature = "cuda")]
+pub struct DeviceWriteGuard<'a, T> {
+    lease: Lease<'a>,
+    gpu: &'a Gpu,
+    elements: PhantomData<&'a mut [T]>,
+}
+
+#[cfg(feature = "cuda")]
+mod launch {
+    use super::{DeviceReadGuard, DeviceWriteGuard};
+    use cudarc::driver::sys::CUdeviceptr;
+    use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
+    use std::sync::Arc;
+
+    impl<T> DeviceSlice<T> for DeviceReadGuard<'_, T> {
+        fn len(&self) -> usize {
+            self.lease.tensor.elems()
+        }
+        fn stream(&self) -> &Arc<CudaStream> {
+            self.gpu.stream()
+        }
+    }
+
+    impl<T> DeviceSlice<T> for DeviceWriteGuard<'_, T> {
+        fn len(&self) -> usize {
+            self.lease.tensor.elems()
+        }
+        fn stream(&self) -> &Arc<CudaStream> {
+            self.gpu.stream()
+        }
+    }
+
+    // The device's one stream orders what is queued: there is nothing to wait for and nothing to record.
+
+    impl<T> DevicePtr<T> for DeviceReadGuard<'_, T> {
+        fn device_ptr<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+            (self.lease.tensor.address() as u64, SyncOnDrop::Record(None))
+        }
+    }
+
+    impl<T> DevicePtr<T> for DeviceWriteGuard<'_, T> {
+        fn device_ptr<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+            (self.lease.tensor.address() as u64, SyncOnDrop::Record(None))
+        }
+    }
+
+    impl<T> DevicePtrMut<T> for DeviceWriteGuard<'_, T> {
+        fn device_ptr_mut<'a>(&'a mut self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+            (self.lease.tensor.address() as u64, SyncOnDrop::Record(None))
+        }
     }
 }

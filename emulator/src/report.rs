@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 
 /// Names of the counters. One that never moved may be absent from a launch; [`Launch::get`] gives 0 for it.
-pub const COUNTERS: [&str; 24] = [
+pub const COUNTERS: [&str; 30] = [
+    "atomic_operations",
+    "atomic_steps",
     "barriers",
     "blocks",
     "divergent_branches",
@@ -22,6 +24,10 @@ pub const COUNTERS: [&str; 24] = [
     "global_store_bytes",
     "global_store_requests",
     "global_store_sectors",
+    "half_flops",
+    "hottest_atomic_operations",
+    "local_load_bytes",
+    "local_store_bytes",
     "shared_atomic_requests",
     "shared_ideal_wavefronts",
     "shared_load_requests",
@@ -49,6 +55,9 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Allocations that are alive now; at the end of a program, its leaks.
     pub live: Vec<Live>,
+    /// From `warpsmith-emulate`: a sentence per process of the program that ended without a report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreported: Vec<String>,
 }
 
 /// One launch.
@@ -76,6 +85,21 @@ pub struct Launch {
     pub classes: BTreeMap<String, u64>,
     /// Theoretical occupancy, 0 to 1; registers count only where they are known.
     pub occupancy: f64,
+    /// Blocks that a multiprocessor holds at a time.
+    #[serde(default)]
+    pub resident_blocks: u32,
+    /// What there would have to be more of for another: threads, blocks, shared memory, registers.
+    #[serde(default)]
+    pub occupancy_limit: String,
+    /// Multiprocessors of the device.
+    #[serde(default)]
+    pub multiprocessors: u32,
+    /// Those that have a block.
+    #[serde(default)]
+    pub busy_multiprocessors: u32,
+    /// How often the grid fills all places for blocks: below 1 some stay empty.
+    #[serde(default)]
+    pub waves: f64,
     /// Lower bounds of the time on the device in microseconds, by resource.
     pub bounds_us: BTreeMap<String, f64>,
     /// The costliest operations, with the reason.
@@ -117,9 +141,28 @@ impl Launch {
         let real = self.bounds_us.iter().filter(|(n, _)| *n != "dram_if_uncached");
         real.fold(("none", 0.0), |best, (n, &t)| if t > best.1 { (n, t) } else { best })
     }
+
+    /// The bound if caches caught nothing.
+    fn uncached(&self) -> f64 {
+        self.bounds_us.get("dram_if_uncached").copied().unwrap_or(0.0).max(self.bound().1)
+    }
 }
 
 impl Report {
+    /// Adds what another process did. Memory that a faulted one could not free any more is left out.
+    pub fn add(&mut self, other: Report) {
+        self.profile = match self.profile.is_empty() {
+            true => other.profile,
+            false => std::mem::take(&mut self.profile),
+        };
+        self.live.retain(|_| !self.faulted);
+        self.live.extend(other.live.into_iter().filter(|_| !other.faulted));
+        self.faulted |= other.faulted;
+        self.launches.extend(other.launches);
+        self.findings.extend(other.findings);
+        self.unreported.extend(other.unreported);
+    }
+
     /// The launches of one kernel.
     pub fn of(&self, kernel: &str) -> Vec<&Launch> {
         self.launches.iter().filter(|l| l.kernel == kernel).collect()
@@ -160,98 +203,42 @@ impl Report {
         Ok(out)
     }
 
-    /// Tables for people: findings first, then one block per kernel and shape.
-    pub fn table(&self) -> String {
+    /// The part of the table that is sentences: findings, and processes that left no report.
+    pub fn words(&self) -> String {
         let mut s = String::new();
         for f in &self.findings {
             let _ = writeln!(s, "finding  {}", f.text);
         }
-        let mut groups: Vec<(&Launch, u64)> = Vec::new();
+        for u in &self.unreported {
+            let _ = writeln!(s, "no report  {u}");
+        }
+        s
+    }
+
+    /// Tables for people: findings first, then which kernels cost most, then one block per kernel and shape.
+    pub fn table(&self) -> String {
+        let mut s = self.words();
+        let mut groups: Vec<Vec<&Launch>> = Vec::new();
         for l in &self.launches {
-            match groups.iter_mut().find(|(g, _)| same(g, l)) {
-                Some(g) => g.1 += 1,
-                None => groups.push((l, 1)),
+            match groups.iter_mut().find(|g| same(g[0], l)) {
+                Some(g) => g.push(l),
+                None => groups.push(vec![l]),
             }
         }
-        for (l, n) in groups {
-            let threads: u32 = l.block.iter().product();
-            let _ = writeln!(
-                s,
-                "\n{}  grid {:?}  block {:?}  shared {}+{} B  occupancy {:.0} %{}  launches {n}",
-                l.kernel,
-                l.grid,
-                l.block,
-                l.static_shared,
-                l.dynamic_shared,
-                100.0 * l.occupancy,
-                match (l.registers, l.spill_bytes) {
-                    (0, _) => String::new(),
-                    (r, 0) => format!("  registers {r}"),
-                    (r, s) => format!("  registers {r} (spills {s} B)"),
-                }
-            );
-            let g = |c: &str| l.get(c);
-            let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
-            let wi = g("warp_instructions");
-            let mut classes: Vec<_> = l.classes.iter().collect();
-            classes.sort_by(|a, b| b.1.cmp(a.1));
-            let mix: Vec<String> =
-                classes.iter().take(6).map(|(c, n)| format!("{c} {:.0} %", 100.0 * ratio(**n, wi))).collect();
-            let _ = writeln!(
-                s,
-                "  instructions  {wi} of warps ({:.1} lanes active of {})  {}",
-                ratio(g("thread_instructions"), wi),
-                threads.min(32),
-                mix.join(", ")
-            );
-            for (what, name) in [("load ", "load"), ("store", "store")] {
-                let (req, sec, bytes) = (
-                    g(&format!("global_{name}_requests")),
-                    g(&format!("global_{name}_sectors")),
-                    g(&format!("global_{name}_bytes")),
-                );
-                if req > 0 {
-                    let _ = writeln!(
-                        s,
-                        "  global {what}  {req} requests, {:.2} sectors each, {:.0} % of the moved bytes used",
-                        ratio(sec, req),
-                        100.0 * ratio(bytes, 32 * sec)
-                    );
-                }
-            }
-            let _ = writeln!(
-                s,
-                "  traffic       {} B read once, {} B written once; {} B requested in all",
-                g("unique_read_bytes"),
-                g("unique_write_bytes"),
-                g("global_load_bytes") + g("global_store_bytes")
-            );
-            let (waves, ideal) = (g("shared_wavefronts"), g("shared_ideal_wavefronts"));
-            if waves > 0 {
-                let _ = writeln!(
-                    s,
-                    "  shared        {waves} wavefronts, {:.2} times the conflict-free number",
-                    ratio(waves, ideal)
-                );
-            }
-            let _ = writeln!(
-                s,
-                "  work          {} tensor FLOP, {} f32 FLOP, {} f64 FLOP; {} divergent branches, {} barriers, {} atomics",
-                g("tensor_flops"),
-                g("f32_flops"),
-                g("f64_flops"),
-                g("divergent_branches"),
-                g("barriers"),
-                g("global_atomic_requests") + g("shared_atomic_requests")
-            );
-            let (name, us) = l.bound();
-            let mut all: Vec<_> = l.bounds_us.iter().filter(|b| *b.1 > 0.0).collect();
-            all.sort_by(|a, b| b.1.total_cmp(a.1));
-            let all: Vec<String> = all.iter().map(|(n, t)| format!("{n} {t:.3}")).collect();
-            let _ = writeln!(s, "  at least      {us:.3} us ({name}) on {}: {}", self.profile, all.join(", "));
-            for h in &l.hot {
-                let _ = writeln!(s, "  look at       {h}");
-            }
+        if groups.len() > 1 {
+            s += &summary(&groups);
+        }
+        // Of a long program, the shapes that cost most, in the order in which they came.
+        let mut costs: Vec<f64> = groups.iter().map(|g| time(g)).collect();
+        costs.sort_by(|a, b| b.total_cmp(a));
+        let least = costs.get(BLOCKS - 1).copied().unwrap_or(0.0);
+        let shown: Vec<_> = groups.iter().filter(|g| time(g) >= least).collect();
+        for g in &shown {
+            s += &block(g, &self.profile);
+        }
+        if shown.len() < groups.len() {
+            let left = groups.len() - shown.len();
+            let _ = writeln!(s, "\n{left} more shapes cost less than {least:.3} us each; the JSON report has all");
         }
         if !self.live.is_empty() {
             let bytes: u64 = self.live.iter().map(|l| l.bytes).sum();
@@ -261,6 +248,201 @@ impl Report {
     }
 }
 
+/// Launches of one kernel and shape: one of them stands for all.
 fn same(a: &Launch, b: &Launch) -> bool {
-    a.kernel == b.kernel && a.grid == b.grid && a.block == b.block && a.counters == b.counters
+    let shape = |l: &Launch| (l.grid, l.block, l.dynamic_shared, l.registers, l.multiprocessors);
+    a.kernel == b.kernel && shape(a) == shape(b)
+}
+
+/// Shapes that a table shows in full.
+const BLOCKS: usize = 16;
+
+/// The time that launches take at least.
+fn time(group: &[&Launch]) -> f64 {
+    group.iter().map(|l| l.bound().1).sum()
+}
+
+/// What a bound is called in tables.
+fn resource(name: &str) -> &str {
+    match name {
+        "dram_compulsory" => "unavoidable memory traffic",
+        "dram_if_uncached" => "memory traffic without caches",
+        "issue" => "instruction issue",
+        "shared" => "shared memory",
+        "f32" => "f32 arithmetic",
+        "f64" => "f64 arithmetic",
+        "half" => "half arithmetic",
+        "integer" => "integer arithmetic",
+        "special" => "special functions",
+        "shuffle" => "warp shuffles",
+        "tensor_half" => "tensor cores (half)",
+        "tensor_tf32" => "tensor cores (tf32)",
+        "tensor_f64" => "tensor cores (f64)",
+        "tensor_int8" => "tensor cores (int8)",
+        other => other,
+    }
+}
+
+fn slowest<'a>(group: &[&'a Launch]) -> &'a Launch {
+    // The first of equals.
+    let mut launches = group.iter();
+    let first = launches.next().copied().unwrap_or_else(|| unreachable!("a group has a launch"));
+    launches.fold(first, |a, b| if b.bound().1 > a.bound().1 { b } else { a })
+}
+
+/// Kernels by the time that all their launches take at least.
+fn summary(groups: &[Vec<&Launch>]) -> String {
+    let mut kernels: BTreeMap<&str, Vec<&Launch>> = BTreeMap::new();
+    for g in groups {
+        kernels.entry(&g[0].kernel).or_default().extend(g);
+    }
+    let all: f64 = kernels.values().map(|g| time(g)).sum();
+    let mut sorted: Vec<&Vec<&Launch>> = kernels.values().collect();
+    sorted.sort_by(|a, b| time(b).total_cmp(&time(a)));
+    let mut s = String::from("\nat least us  share  without caches us  launches  kernel, limited by\n");
+    for g in sorted {
+        let l = slowest(g);
+        let share = if all > 0.0 { 100.0 * time(g) / all } else { 0.0 };
+        let limit = resource(l.bound().0);
+        let uncached: f64 = g.iter().map(|l| l.uncached()).sum();
+        let _ =
+            writeln!(s, "{:>11.3}  {share:>3.0} %  {uncached:>17.3}  {:>8}  {}, {limit}", time(g), g.len(), l.kernel);
+    }
+    s
+}
+
+fn size(d: [u32; 3]) -> String {
+    format!("{}x{}x{}", d[0], d[1], d[2])
+}
+
+/// All about one kernel and shape.
+fn block(group: &[&Launch], profile: &str) -> String {
+    let mut s = String::new();
+    let l = slowest(group);
+    let g = |c: &str| l.get(c);
+    let ratio = |a: u64, b: u64| if b == 0 { 0.0 } else { a as f64 / b as f64 };
+    let differ = group.iter().any(|o| o.counters != l.counters);
+    let shared = match l.dynamic_shared {
+        0 => format!("{} B", l.static_shared),
+        d => format!("{}+{d} B (static+dynamic)", l.static_shared),
+    };
+    let registers = match (l.registers, l.spill_bytes) {
+        (0, _) => String::new(),
+        (r, 0) => format!("  registers {r}"),
+        (r, s) => format!("  registers {r} (spills {s} B)"),
+    };
+    let _ = writeln!(
+        s,
+        "\n{}  grid {}  block {}  shared {shared}{registers}  launches {}{}",
+        l.kernel,
+        size(l.grid),
+        size(l.block),
+        group.len(),
+        if differ { " (the slowest is shown)" } else { "" }
+    );
+    let limit = match l.occupancy {
+        o if o > 0.999 => String::new(),
+        _ => format!(", limited by {}", l.occupancy_limit),
+    };
+    let (blocks, sms) = (g("blocks"), u64::from(l.multiprocessors));
+    let filled = match l.waves {
+        _ if blocks == 1 => format!("1 block leaves {} of {sms} multiprocessors idle", sms - blocks),
+        _ if blocks < sms => format!("{blocks} blocks leave {} of {sms} multiprocessors idle", sms - blocks),
+        w if w <= 1.0 => format!("{blocks} blocks run at once and take {:.0} % of the places", 100.0 * w),
+        w => format!("{blocks} blocks in {w:.2} waves"),
+    };
+    let _ = writeln!(
+        s,
+        "  grid          {filled}; {} fit a multiprocessor at a time: occupancy {:.0} %{limit}",
+        l.resident_blocks,
+        100.0 * l.occupancy
+    );
+    let wi = g("warp_instructions");
+    let mut classes: Vec<_> = l.classes.iter().collect();
+    classes.sort_by(|a, b| b.1.cmp(a.1));
+    let mix: Vec<String> =
+        classes.iter().take(6).map(|(c, n)| format!("{c} {:.0} %", 100.0 * ratio(**n, wi))).collect();
+    let _ = writeln!(
+        s,
+        "  instructions  {wi} of warps, {:.1} of 32 lanes active: {}",
+        ratio(g("thread_instructions"), wi),
+        mix.join(", ")
+    );
+    for (what, name) in [("load ", "load"), ("store", "store")] {
+        let (req, sec, bytes) = (
+            g(&format!("global_{name}_requests")),
+            g(&format!("global_{name}_sectors")),
+            g(&format!("global_{name}_bytes")),
+        );
+        if req > 0 {
+            let used = match ratio(bytes, 32 * sec) {
+                u if u > 1.0 => format!("each moved byte used by {u:.1} lanes"),
+                u => format!("{:.0} % of the moved bytes used", 100.0 * u),
+            };
+            let _ = writeln!(s, "  global {what}  {req} requests, {:.2} sectors each, {used}", ratio(sec, req));
+        }
+    }
+    let once = g("unique_read_bytes") + g("unique_write_bytes");
+    let moved = 32 * (g("global_load_sectors") + g("global_store_sectors") + g("global_atomic_sectors"));
+    let _ = writeln!(
+        s,
+        "  traffic       {} B read, {} B written, each sector once; {moved} B ({:.1} times) if caches caught nothing",
+        g("unique_read_bytes"),
+        g("unique_write_bytes"),
+        ratio(moved, once)
+    );
+    let (waves, ideal) = (g("shared_wavefronts"), g("shared_ideal_wavefronts"));
+    if waves > 0 {
+        let _ = writeln!(
+            s,
+            "  shared        {waves} wavefronts, {:.2} times the conflict-free number",
+            ratio(waves, ideal)
+        );
+    }
+    let (atomics, steps) = (g("atomic_operations"), g("atomic_steps"));
+    if atomics > 0 {
+        let requests = g("global_atomic_requests") + g("shared_atomic_requests");
+        let hottest = match g("hottest_atomic_operations") {
+            0 => String::new(),
+            n => format!("; {n} on one word of global memory"),
+        };
+        let _ = writeln!(
+            s,
+            "  atomics       {atomics} operations in {requests} requests, {:.1} lanes of each on one address{hottest}",
+            ratio(steps, requests)
+        );
+    }
+    let (read, written) = (g("local_load_bytes"), g("local_store_bytes"));
+    if read + written > 0 {
+        let _ = writeln!(s, "  local         {read} B read, {written} B written: memory of threads, not registers");
+    }
+    let work: Vec<String> = [
+        ("tensor_flops", "tensor FLOP"),
+        ("f32_flops", "f32 FLOP"),
+        ("f64_flops", "f64 FLOP"),
+        ("half_flops", "half FLOP"),
+        ("divergent_branches", "divergent branches"),
+        ("barriers", "barriers"),
+    ]
+    .iter()
+    .filter(|w| g(w.0) > 0)
+    .map(|w| format!("{} {}", g(w.0), w.1))
+    .collect();
+    if !work.is_empty() {
+        let _ = writeln!(s, "  work          {}", work.join(", "));
+    }
+    let (name, us) = l.bound();
+    let mut all: Vec<_> = l.bounds_us.iter().filter(|b| *b.1 > 0.0 && *b.1 >= 0.05 * us).collect();
+    all.sort_by(|a, b| b.1.total_cmp(a.1));
+    let all: Vec<String> = all.iter().map(|(n, t)| format!("{} {t:.3}", resource(n))).collect();
+    let uncached = match l.uncached() {
+        t if t > us => format!("; {t:.3} us if caches caught nothing"),
+        _ => String::new(),
+    };
+    let _ = writeln!(s, "  at least      {us:.3} us on {profile}, limited by {}{uncached}", resource(name));
+    let _ = writeln!(s, "  bounds in us  {}", all.join("; "));
+    for h in &l.hot {
+        let _ = writeln!(s, "  look at       {h}");
+    }
+    s
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 use warpsmith::recipes::{self, Recipe, Report, Sources};
 use warpsmith::train::{Session, StopFlag};
-use warpsmith::{Device, Error, Result};
+use warpsmith::{Device, Error, Result, device};
 
 /// The flags of every example. Those that shape the training conflict with --resume, which takes them from the
 /// checkpoint.
@@ -30,7 +30,7 @@ pub struct Flags {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto", value_parser = parse_device)]
     device: DeviceChoice,
-    /// Number format of the arithmetic
+    /// What convolutions multiply in; tf32 and bf16 run on a GPU's tensor cores
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
     /// CPU threads, at most 1024 [default: one per core]
@@ -85,6 +85,16 @@ enum Precision {
     Bf16,
 }
 
+impl Precision {
+    fn of_device(self) -> device::Precision {
+        match self {
+            Precision::F32 => device::Precision::F32,
+            Precision::Tf32 => device::Precision::Tf32,
+            Precision::Bf16 => device::Precision::Bf16,
+        }
+    }
+}
+
 /// A count or size of at least 1.
 pub fn positive() -> RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
@@ -137,7 +147,7 @@ fn procedure<R: Recipe>(example: &str, flags: Flags, extra: Vec<String>) -> std:
         return Err(Failure::Usage(Error::argument("--cifar10-c", "a procedure that uses it", R::PROCEDURE, hint)));
     }
     let recipe: R = configured(&flags, extra).map_err(Failure::Usage)?;
-    let (device, why) = device(&flags)?;
+    let (device, why) = chosen_device(&flags)?;
     println!("device: {device}{why}");
 
     let (mut session, recipe, data) = match &flags.resume {
@@ -194,7 +204,7 @@ fn configured<R: Recipe>(flags: &Flags, extra: Vec<String>) -> Result<R> {
 }
 
 /// The device and, behind a comma, why it was chosen.
-fn device(flags: &Flags) -> Result<(Device, String)> {
+fn chosen_device(flags: &Flags) -> Result<(Device, String)> {
     let cpu = || match flags.threads {
         Some(threads) => Device::cpu_with_threads(threads as usize),
         None => Device::cpu(),
@@ -205,22 +215,28 @@ fn device(flags: &Flags) -> Result<(Device, String)> {
             (if flags.threads.is_some() { cpu()? } else { auto.device }, format!(", because: {}", auto.reason))
         }
         DeviceChoice::Cpu => (cpu()?, String::new()),
-        DeviceChoice::Cuda(ordinal) => (cuda(ordinal)?, String::new()),
+        DeviceChoice::Cuda(ordinal) => (cuda(ordinal, flags.precision.of_device())?, String::new()),
     };
-    if flags.precision != Precision::F32 {
-        let name = flags.precision.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
-        return Err(Error::argument("--precision", "f32 on the CPU", name, "leave the flag out"));
+    let precision = flags.precision.of_device();
+    if chosen.0.precision() == precision {
+        return Ok(chosen);
     }
-    Ok(chosen)
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = chosen.0.gpu() {
+        // Chosen automatically, in f32.
+        return Ok((cuda(gpu.options().ordinal, precision)?, chosen.1));
+    }
+    let name = flags.precision.to_possible_value().map(|v| v.get_name().to_string()).unwrap_or_default();
+    Err(Error::argument("--precision", "f32 on the CPU", name, "leave the flag out, or use a GPU (--device cuda)"))
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize) -> Result<Device> {
-    Device::cuda(ordinal)
+fn cuda(ordinal: usize, precision: device::Precision) -> Result<Device> {
+    Device::cuda_with(device::CudaOptions { ordinal, precision, ..device::CudaOptions::default() })
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(ordinal: usize) -> Result<Device> {
+fn cuda(ordinal: usize, _: device::Precision) -> Result<Device> {
     Err(Error::device(format!("cuda:{ordinal}"), "built without feature `cuda`", "build with --features cuda"))
 }
 

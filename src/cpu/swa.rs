@@ -5,31 +5,8 @@
 
 use super::multiversion::multiversion;
 use super::spans::walk;
+use crate::Result;
 use crate::problem::{Span, check_spans};
-use crate::{Error, Result};
-
-/// How many snapshots the average already holds when one is due at the zero-based optimiser step `i`, or
-/// `None` when none is due.
-///
-/// Snapshots fall on `start, start + period, start + 2 · period, …`.
-///
-/// # Errors
-/// When `period` is zero.
-///
-/// # Example
-/// ```
-/// use warpsmith::cpu::swa::due;
-/// assert_eq!(due(0, 0, 10)?, Some(0));
-/// assert_eq!(due(5, 0, 10)?, None);
-/// assert_eq!(due(20, 0, 10)?, Some(2));
-/// # Ok::<(), warpsmith::Error>(())
-/// ```
-pub fn due(i: u64, start: u64, period: u64) -> Result<Option<u64>> {
-    if period == 0 {
-        return Err(Error::argument("swa", "average_period >= 1", period, "average every step or less often"));
-    }
-    Ok(i.checked_sub(start).filter(|since| since % period == 0).map(|since| since / period))
-}
 
 multiversion! {
     fn update_chunk(n: f32, w: &[f32], average: &mut [f32]) {

@@ -26,6 +26,10 @@ pub struct AdamStep {
 
 // SAFETY: four floats in declaration order, as `AdamStep` of adam.cu.
 unsafe impl DeviceRepr for AdamStep {}
+// SAFETY: floats alone: any bits are a value, zeros too.
+unsafe impl bytemuck::Zeroable for AdamStep {}
+// SAFETY: as above, and there is no padding.
+unsafe impl bytemuck::Pod for AdamStep {}
 
 impl AdamStep {
     /// The values of step `t`, counted from 1; the arithmetic is f64, in which `1 - 0.999` is exact enough.

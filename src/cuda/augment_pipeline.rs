@@ -433,7 +433,7 @@ pub fn apply(
     indices: &impl DevicePtr<u32>,
     seed: u64,
     step: &impl DevicePtr<u32>,
-    workspace: Option<&mut CudaSlice<u8>>,
+    workspace: Option<&mut impl DevicePtrMut<u8>>,
     y: &mut impl DevicePtrMut<f32>,
     stream: &CudaStream,
 ) -> Result<()> {

@@ -302,7 +302,11 @@ pub fn backward<T: Value, X: DevicePtrMut<T>, P: DevicePtrMut<f32>>(
     if dresidual.is_some() && dx.is_none() {
         return Err(Error::argument(OP, "dx with dresidual", "dresidual alone", "both are written in one pass"));
     }
-    check_workspace(OP, workspace.len(), rows, c)?;
+    let of_batch = statistics == Statistics::OfBatch && dx.is_some();
+    let reduces = of_batch || dgamma.is_some() || dbeta.is_some();
+    if reduces {
+        check_workspace(OP, workspace.len(), rows, c)?;
+    }
 
     let ((xp, _x), (dyp, _dy)) = (input(kernels, x, stream)?, input(kernels, dy, stream)?);
     let ((tablesp, _t), (rp, _r)) = (pointers(kernels, tables, stream)?, optional_input(kernels, residual, stream)?);
@@ -310,10 +314,9 @@ pub fn backward<T: Value, X: DevicePtrMut<T>, P: DevicePtrMut<f32>>(
     let (means, _w) = output(kernels, workspace, stream)?;
     // The workspace begins with the means that the second pass subtracts; the partial sums follow.
     let partials: Arg = (means.word() + 8 * c as u64).into();
-    let of_batch = statistics == Statistics::OfBatch && dx.is_some();
     let means = if of_batch { means } else { 0u64.into() };
     let (relu, grid) = (u32::from(relu), m.grid(values::<T>()));
-    if of_batch || dgamma.is_some() || dbeta.is_some() {
+    if reduces {
         let args = [m.into(), xp, dyp, tablesp, rp, relu.into(), partials];
         // SAFETY: the matrices and tables have the lengths that `m` says; the workspace holds 2 c floats per block
         // behind the first 2 c.

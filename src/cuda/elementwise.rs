@@ -26,8 +26,24 @@ static FILL: Entry = entry("fill", FLOATS, &[U64, F32, PTR]);
 static CAST: Entry = entry("cast", &["f32_bf16", "bf16_f32"], &[U64, PTR, PTR]);
 static NORMALIZATION: Entry = entry("normalization", &["f32", "u8_f32"], &[U64, U32, PTR, PTR, PTR, PTR]);
 
-pub(super) static ENTRIES: [&Entry; 9] =
-    [&RELU, &RELU_BACKWARD, &ADD, &ADD_ASSIGN, &SCALE, &RESCALE, &FILL, &CAST, &NORMALIZATION];
+static SCALE_BY: Entry = entry("scale_by", &["f32"], &[U64, PTR, PTR, U32, PTR]);
+static FILL_FROM: Entry = entry("fill_from", &["f32"], &[U64, PTR, PTR]);
+static SUM: Entry = entry("sum", &["f32"], &[U64, PTR, PTR]);
+
+pub(super) static ENTRIES: [&Entry; 12] = [
+    &RELU,
+    &RELU_BACKWARD,
+    &ADD,
+    &ADD_ASSIGN,
+    &SCALE,
+    &RESCALE,
+    &FILL,
+    &CAST,
+    &NORMALIZATION,
+    &SCALE_BY,
+    &FILL_FROM,
+    &SUM,
+];
 
 /// Blocks for a thread per 16 bytes of the narrowest operand that sets the pace: four floats, eight bf16.
 fn blocks(elems: usize, values: u64) -> u64 {
@@ -186,6 +202,62 @@ pub fn fill<T: Value>(kernels: &Kernels, value: f32, y: &mut impl DevicePtrMut<T
     let args = [(elems as u64).into(), value.into(), yp];
     // SAFETY: the buffer holds `elems` values and is borrowed mutably.
     unsafe { kernels.launch((&FILL, T::SUFFIX), blocks(elems, values::<T>()), 0, &args, stream) }
+}
+
+/// `y (= or += with accumulate) factor · x`, the factor on the device: a gradient times that of the loss.
+///
+/// # Errors
+/// When the buffers differ in length, `factor` is not one value, or the launch fails.
+pub fn scale_by(
+    kernels: &Kernels,
+    x: &impl DevicePtr<f32>,
+    factor: &impl DevicePtr<f32>,
+    accumulate: bool,
+    y: &mut impl DevicePtrMut<f32>,
+    stream: &CudaStream,
+) -> Result<()> {
+    let elems = x.len();
+    check_len("scale_by", "y", y.len(), elems)?;
+    check_len("scale_by", "factor", factor.len(), 1)?;
+    let ((xp, _x), (factorp, _factor)) = (input(kernels, x, stream)?, input(kernels, factor, stream)?);
+    let (yp, _y) = output(kernels, y, stream)?;
+    let args = [(elems as u64).into(), xp, factorp, u32::from(accumulate).into(), yp];
+    // SAFETY: both buffers hold `elems` values, `factor` one, and `y` is borrowed mutably.
+    unsafe { kernels.launch((&SCALE_BY, "f32"), blocks(elems, 4), 0, &args, stream) }
+}
+
+/// `y = value` everywhere, the value on the device.
+///
+/// # Errors
+/// When `value` is not one value, or the launch fails.
+pub fn fill_from(
+    kernels: &Kernels,
+    value: &impl DevicePtr<f32>,
+    y: &mut impl DevicePtrMut<f32>,
+    stream: &CudaStream,
+) -> Result<()> {
+    let elems = y.len();
+    check_len("fill_from", "value", value.len(), 1)?;
+    let ((valuep, _value), (yp, _y)) = (input(kernels, value, stream)?, output(kernels, y, stream)?);
+    // SAFETY: `y` holds `elems` values, `value` one, and `y` is borrowed mutably.
+    unsafe { kernels.launch((&FILL_FROM, "f32"), blocks(elems, 4), 0, &[(elems as u64).into(), valuep, yp], stream) }
+}
+
+/// The sum of all elements, in f64 and in a fixed order, by one block.
+///
+/// # Errors
+/// When `y` is not one value, or the launch fails.
+pub fn sum(
+    kernels: &Kernels,
+    x: &impl DevicePtr<f32>,
+    y: &mut impl DevicePtrMut<f32>,
+    stream: &CudaStream,
+) -> Result<()> {
+    let elems = x.len();
+    check_len("sum", "y", y.len(), 1)?;
+    let ((xp, _x), (yp, _y)) = (input(kernels, x, stream)?, output(kernels, y, stream)?);
+    // SAFETY: `x` holds `elems` values, `y` one, borrowed mutably.
+    unsafe { kernels.launch((&SUM, "f32"), 1, 0, &[(elems as u64).into(), xp, yp], stream) }
 }
 
 /// Rounds floats to bf16, to nearest even; NaN stays NaN.

@@ -16,7 +16,6 @@
 //!     init_code: 0,
 //!     driver_version: 12_040,
 //!     devices: vec![gpu],
-//!     kernels_present: true,
 //! };
 //! let error = decide(&inputs, None).unwrap_err();
 //! assert!(error.reason().contains("compute capability 7.5"));
@@ -72,8 +71,6 @@ pub struct ProbeInputs {
     pub driver_version: i32,
     /// Every GPU that the driver shows, in its order.
     pub devices: Vec<DeviceInfo>,
-    /// Whether this build of the crate holds CUDA kernels.
-    pub kernels_present: bool,
 }
 
 /// Why no GPU can be used.
@@ -118,11 +115,6 @@ pub enum ProbeError {
         /// The GPU.
         device: DeviceInfo,
     },
-    /// This version of the crate has no CUDA kernels, whatever the machine offers.
-    KernelsMissing {
-        /// What the probe would have said otherwise.
-        hardware: Box<Result<Gpu, ProbeError>>,
-    },
 }
 
 impl ProbeError {
@@ -149,10 +141,6 @@ impl ProbeError {
                     device.name
                 )
             }
-            ProbeError::KernelsMissing { hardware } => match hardware.as_ref() {
-                Ok(gpu) => format!("CUDA kernels not in this version (cuda:{} is {})", gpu.ordinal, gpu.info),
-                Err(error) => format!("CUDA kernels not in this version (and {})", error.reason()),
-            },
         }
     }
 
@@ -185,7 +173,6 @@ impl ProbeError {
                 "use a GPU of compute capability 8.0 or newer (Ampere: A100, RTX 30, and later) or the CPU device"
                     .into()
             }
-            ProbeError::KernelsMissing { .. } => "use the CPU device".into(),
         }
     }
 
@@ -253,14 +240,9 @@ fn describe_code(code: i32) -> (String, &'static str) {
 /// `ordinal` asks for one GPU; `None` takes the first that is new enough.
 ///
 /// # Errors
-/// One [`ProbeError`] per cause, in this order: kernels missing (it carries what follows), driver library, `cuInit`,
+/// One [`ProbeError`] per cause, in this order: driver library, `cuInit`,
 /// driver version, no GPU, no such GPU, compute capability.
 pub fn decide(inputs: &ProbeInputs, ordinal: Option<usize>) -> Result<Gpu, ProbeError> {
-    let hardware = decide_hardware(inputs, ordinal);
-    if inputs.kernels_present { hardware } else { Err(ProbeError::KernelsMissing { hardware: Box::new(hardware) }) }
-}
-
-fn decide_hardware(inputs: &ProbeInputs, ordinal: Option<usize>) -> Result<Gpu, ProbeError> {
     if !inputs.library_present {
         return Err(ProbeError::NoDriverLibrary);
     }
@@ -290,7 +272,7 @@ fn decide_hardware(inputs: &ProbeInputs, ordinal: Option<usize>) -> Result<Gpu, 
 /// The first GPU that can be used.
 ///
 /// # Errors
-/// Why there is none; in this version always [`ProbeError::KernelsMissing`].
+/// Why there is none.
 pub fn probe() -> Result<Gpu, ProbeError> {
     probe_ordinal(None)
 }
@@ -298,21 +280,14 @@ pub fn probe() -> Result<Gpu, ProbeError> {
 /// As [`probe`], for the GPU `cuda:ordinal`.
 ///
 /// # Errors
-/// Why it cannot be used; in this version always [`ProbeError::KernelsMissing`].
+/// Why it cannot be used.
 pub fn probe_device(ordinal: usize) -> Result<Gpu, ProbeError> {
     probe_ordinal(Some(ordinal))
 }
 
 fn probe_ordinal(ordinal: Option<usize>) -> Result<Gpu, ProbeError> {
-    match read_inputs() {
-        Ok(inputs) => decide(&inputs, ordinal),
-        Err(error) if KERNELS_PRESENT => Err(error),
-        Err(error) => Err(ProbeError::KernelsMissing { hardware: Box::new(Err(error)) }),
-    }
+    decide(&read_inputs()?, ordinal)
 }
-
-/// Whether this version of the crate holds CUDA kernels.
-const KERNELS_PRESENT: bool = false;
 
 type CuInit = unsafe extern "C" fn(flags: u32) -> i32;
 type CuDriverGetVersion = unsafe extern "C" fn(version: *mut i32) -> i32;
@@ -331,13 +306,7 @@ const COMPUTE_CAPABILITY_MINOR: i32 = 76;
 /// [`ProbeError::MissingSymbol`] and [`ProbeError::QueryFailed`], where the driver itself is broken. A missing library
 /// and a failing `cuInit` are inputs to [`decide`].
 pub fn read_inputs() -> Result<ProbeInputs, ProbeError> {
-    let mut inputs = ProbeInputs {
-        library_present: false,
-        init_code: 0,
-        driver_version: 0,
-        devices: Vec::new(),
-        kernels_present: KERNELS_PRESENT,
-    };
+    let mut inputs = ProbeInputs { library_present: false, init_code: 0, driver_version: 0, devices: Vec::new() };
     // SAFETY: opens the library and closes it; the CUDA driver may be opened from any thread at any time.
     inputs.library_present = unsafe { sys::is_culib_present() };
     if !inputs.library_present {

@@ -24,6 +24,10 @@ pub struct SgdStep {
 
 // SAFETY: three floats in declaration order, as `SgdStep` of sgd.cu.
 unsafe impl DeviceRepr for SgdStep {}
+// SAFETY: floats alone: any bits are a value, zeros too.
+unsafe impl bytemuck::Zeroable for SgdStep {}
+// SAFETY: as above, and there is no padding.
+unsafe impl bytemuck::Pod for SgdStep {}
 
 /// One step on every span: `velocity = momentum · velocity - rate (g + weight_decay · w)`, `w += velocity`; without a
 /// velocity `w -= rate (g + weight_decay · w)`, whatever the momentum.

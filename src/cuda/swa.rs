@@ -23,6 +23,10 @@ pub struct SwaStep {
 
 // SAFETY: one float, as `SwaStep` of swa.cu.
 unsafe impl DeviceRepr for SwaStep {}
+// SAFETY: floats alone: any bits are a value, zeros too.
+unsafe impl bytemuck::Zeroable for SwaStep {}
+// SAFETY: as above, and there is no padding.
+unsafe impl bytemuck::Pod for SwaStep {}
 
 /// Takes a snapshot: `average = (average · n + w) / (n + 1)`.
 ///

@@ -222,5 +222,6 @@ pub fn load(params: &Params, path: &Path) -> Result<()> {
             "the file belongs to another model; build the one it was saved from",
         ));
     }
-    file.copy_into(targets)
+    file.copy_into(targets)?;
+    params.refresh_bf16()
 }

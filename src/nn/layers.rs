@@ -136,7 +136,7 @@ impl Conv2d {
     /// # Errors
     /// When shapes do not fit.
     pub fn forward(&self, pass: &Forward, x: &Var, residual: Option<&Var>) -> Result<Var> {
-        let w = pass.params.var(&pass.tape, self.kernel)?;
+        let w = pass.params.factor(&pass.tape, self.kernel)?;
         let b = self.bias.map(|id| pass.params.var(&pass.tape, id)).transpose()?;
         if pass.is_tapped() {
             let y = ops::conv2d(x, &w, b.as_ref(), None, self.window)?;
@@ -300,15 +300,15 @@ impl Normalization {
         }
         let n = (elems / self.c as u64) as f64;
         let (means, variances) = (params.stat(self.mean)?, params.stat(self.variance)?);
-        let (mut means, mut variances) = (means.write::<f32>()?, variances.write::<f32>()?);
-        for (i, (sum, squares)) in sums.into_iter().enumerate() {
+        // In f64 the difference keeps about 12 digits: bytes are small integers.
+        let moments = sums.into_iter().map(|(sum, squares)| {
             let mean = sum as f64 / n;
-            means[i] = mean as f32;
-            // In f64 the difference keeps about 12 digits: bytes are small integers.
-            variances[i] = (squares as f64 / n - mean * mean).max(0.0) as f32;
-        }
-        params.stat(self.count)?.write::<f32>()?[0] = n as f32;
-        Ok(())
+            (mean as f32, (squares as f64 / n - mean * mean).max(0.0) as f32)
+        });
+        let (mean, variance): (Vec<f32>, Vec<f32>) = moments.unzip();
+        means.copy_from_slice(&mean)?;
+        variances.copy_from_slice(&variance)?;
+        params.stat(self.count)?.fill(n as f32)
     }
 
     /// `(x - mean) / max(sqrt(variance), 1e-7)`.

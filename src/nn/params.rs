@@ -5,7 +5,7 @@
 //! no gradient buffer. Optimiser, SWA, EarlyStopping and checkpoints then work on whole arenas.
 
 use crate::autograd::{Tape, Var};
-use crate::device::Device;
+use crate::device::{Device, Precision};
 use crate::dtype::DType;
 use crate::problem::Span;
 use crate::rng::{Philox, unit};
@@ -108,6 +108,10 @@ impl ParamsBuilder {
             values: Tensor::zeros(device, &[total(&self.params)], DType::F32)?,
             stats: Tensor::zeros(device, &[total(&self.stats)], DType::F32)?,
             gradients: Tensor::zeros(device, &[0], DType::F32)?,
+            bf16: match device.precision() {
+                Precision::Bf16 => Some(Tensor::empty(device, &[total(&self.params)], DType::Bf16)?),
+                Precision::F32 | Precision::Tf32 => None,
+            },
             params: self.params,
             moving: self.stats,
             generation: 0,
@@ -128,6 +132,8 @@ pub struct Params {
     values: Tensor,
     stats: Tensor,
     gradients: Tensor,
+    /// The values in bf16, in mixed precision.
+    bf16: Option<Tensor>,
     params: Vec<Entry>,
     moving: Vec<Entry>,
     generation: u64,
@@ -140,9 +146,9 @@ impl Params {
     /// When the arenas are borrowed.
     pub fn initialise(&mut self, seed: u64) -> Result<()> {
         for (arena, list) in [(&self.values, &self.params), (&self.stats, &self.moving)] {
-            let mut arena = arena.write::<f32>()?;
+            let mut values = vec![0.0f32; arena.elems()];
             for entry in list {
-                let slot = &mut arena[entry.offset..entry.offset + entry.elems()];
+                let slot = &mut values[entry.offset..entry.offset + entry.elems()];
                 match entry.init {
                     Init::Constant(value) => slot.fill(value),
                     Init::GlorotUniform { fan_in, fan_out } => {
@@ -152,8 +158,9 @@ impl Params {
                     }
                 }
             }
+            arena.copy_from_slice(&values)?;
         }
-        Ok(())
+        self.refresh_bf16()
     }
 
     fn place_gradients(&mut self) -> Result<()> {
@@ -187,6 +194,24 @@ impl Params {
     /// The arena of gradients, over the trainable parameters only.
     pub fn gradients(&self) -> &Tensor {
         &self.gradients
+    }
+
+    /// The copy of the values in bf16 that convolutions multiply by, on a device of [`Precision::Bf16`]. The optimisers
+    /// write it in the same pass as the f32 values.
+    pub fn bf16_values(&self) -> Option<&Tensor> {
+        self.bf16.as_ref()
+    }
+
+    /// Brings the bf16 copy up to the values, after they were written by something else than an optimiser. Does nothing
+    /// without such a copy.
+    ///
+    /// # Errors
+    /// When the arenas are borrowed.
+    pub fn refresh_bf16(&self) -> Result<()> {
+        match &self.bf16 {
+            Some(copy) => crate::ops::cast_into(&self.values, copy),
+            None => Ok(()),
+        }
     }
 
     /// Grows by one whenever the trainable set changes; optimisers remember it.
@@ -240,6 +265,20 @@ impl Params {
             Some(offset) if tape.is_recording() => {
                 tape.parameter(value, self.gradients.view(offset, &self.params[id.0].shape)?)
             }
+            _ => Ok(tape.constant(value)),
+        }
+    }
+
+    /// As [`Params::var`] for what a layer multiplies by: in mixed precision the value is bf16, its gradient f32.
+    ///
+    /// # Errors
+    /// When the tape refuses it.
+    pub fn factor(&self, tape: &Tape, id: ParamId) -> Result<Var> {
+        let Some(bf16) = &self.bf16 else { return self.var(tape, id) };
+        let entry = &self.params[id.0];
+        let value = bf16.view(entry.offset, &entry.shape)?;
+        match entry.gradient {
+            Some(offset) if tape.is_recording() => tape.parameter(value, self.gradients.view(offset, &entry.shape)?),
             _ => Ok(tape.constant(value)),
         }
     }
@@ -373,7 +412,8 @@ impl Params {
     /// When the snapshot belongs to a model of another size.
     pub fn restore(&self, snapshot: &Snapshot) -> Result<()> {
         self.values.copy_from(&snapshot.values)?;
-        self.stats.copy_from(&snapshot.stats)
+        self.stats.copy_from(&snapshot.stats)?;
+        self.refresh_bf16()
     }
 }
 

@@ -9,7 +9,7 @@ use super::params::ParamsBuilder;
 use crate::autograd::Var;
 use crate::ops;
 use crate::problem::Window;
-use crate::{Error, Result};
+use crate::{DType, Error, Result};
 
 /// Batch norm epsilon of every layer.
 pub const EPS: f32 = 1.001e-5;
@@ -143,7 +143,10 @@ impl ResNet50V2 {
                 "resize the images first",
             ));
         }
-        let x = self.conv1.forward(pass, images, None)?;
+        // In mixed precision activations are bf16 from here to the pooled features.
+        let is_mixed = pass.params.bf16_values().is_some();
+        let x = if is_mixed { ops::cast(images, DType::Bf16)? } else { images.clone() };
+        let x = self.conv1.forward(pass, &x, None)?;
         let mut x = ops::max_pool2d(&x, [3, 3], Window::square(1, 2), 0.0)?;
         pass.show("pool1_pool", &x)?;
         for block in &self.blocks {
@@ -151,6 +154,7 @@ impl ResNet50V2 {
         }
         let x = self.post_bn.forward(pass, &x, Some("post_relu"))?;
         let x = ops::global_avg_pool(&x)?;
+        let x = if is_mixed { ops::cast(&x, DType::F32)? } else { x };
         pass.show("avg_pool", &x)?;
         match &self.predictions {
             Some(predictions) => predictions.forward(pass, &x),

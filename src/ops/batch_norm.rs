@@ -1,7 +1,15 @@
-use super::{check_f32, check_shape, on_cpu};
+#[cfg(feature = "cuda")]
+use super::with_float;
+use super::{check_device, check_f32, check_floats, check_shape, on_device};
 use crate::autograd::{Target, Var};
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
+#[cfg(feature = "cuda")]
+use crate::device::Scratch;
+#[cfg(feature = "cuda")]
+use crate::tensor::DeviceReadGuard;
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 
@@ -60,16 +68,15 @@ pub fn batch_norm(
     relu: bool,
 ) -> Result<Var> {
     const OP: &str = "batch_norm";
-    check_f32(
-        OP,
-        &[
-            ("x", x.tensor()),
-            ("gamma", gamma.tensor()),
-            ("beta", beta.tensor()),
-            ("running_mean", &running.mean),
-            ("running_var", &running.var),
-        ],
-    )?;
+    let tables = [
+        ("gamma", gamma.tensor()),
+        ("beta", beta.tensor()),
+        ("running_mean", &running.mean),
+        ("running_var", &running.var),
+    ];
+    check_floats(OP, &[("x", x.tensor())])?;
+    check_f32(OP, &tables)?;
+    check_device(OP, &[("x", x.tensor()), tables[0]])?;
     let Some(&c) = x.shape().last().filter(|_| x.tensor().elems() > 0) else {
         return Err(Error::shape(
             OP,
@@ -78,12 +85,7 @@ pub fn batch_norm(
             "batch norm needs at least one row",
         ));
     };
-    for (name, tensor) in [
-        ("gamma", gamma.tensor()),
-        ("beta", beta.tensor()),
-        ("running_mean", &running.mean),
-        ("running_var", &running.var),
-    ] {
+    for (name, tensor) in tables {
         check_shape(OP, name, tensor, &[c])?;
     }
     // Backward writes the three gradients at once.
@@ -98,36 +100,42 @@ pub fn batch_norm(
     }
     let rows = x.tensor().elems() / c;
     let device = x.tensor().device();
-    let y = Tensor::empty(device, x.shape(), DType::F32)?;
+    let y = Tensor::empty(device, x.shape(), x.tensor().dtype())?;
     let mean = Tensor::empty(device, &[c], DType::F32)?;
     let inv_std = Tensor::empty(device, &[c], DType::F32)?;
+    if training {
+        statistics(x.tensor(), rows, c, running, eps, &mean, &inv_std)?;
+    } else {
+        mean.copy_from(&running.mean)?;
+        let var = &running.var;
+        on_device!(
+            device, "batch_norm.inv_std",
+            cpu: cpu::batch_norm::inv_std(&var.read()?, eps, &mut inv_std.write()?),
+            cuda(gpu): {
+                let (var, mut inv_std) = (var.device_read()?, inv_std.device_write()?);
+                cuda::batch_norm::inv_std(gpu.kernels(), &var, eps, &mut inv_std, gpu.stream())
+            },
+        )?;
+    }
     {
-        let xs = x.tensor().read::<f32>()?;
-        let (gammas, betas) = (gamma.tensor().read::<f32>()?, beta.tensor().read::<f32>()?);
-        let (mut means, mut inv_stds, mut ys) = (mean.write::<f32>()?, inv_std.write::<f32>()?, y.write::<f32>()?);
-        let (xs, gammas, betas) = (&*xs, &*gammas, &*betas);
-        let (means, inv_stds, ys) = (&mut *means, &mut *inv_stds, &mut *ys);
-        if training {
-            let var = Tensor::empty(device, &[c], DType::F32)?;
-            let mut vars = var.write::<f32>()?;
-            let (mut running_mean, mut running_var) = (running.mean.write::<f32>()?, running.var.write::<f32>()?);
-            let (vars, running_mean, running_var) = (&mut *vars, &mut *running_mean, &mut *running_var);
-            let (momentum, unbiased) = (running.momentum, running.unbiased);
-            on_cpu!(device, "batch_norm.statistics", {
-                cpu::batch_norm::statistics(rows, c, xs, means, vars)?;
-                cpu::batch_norm::update_running(running_mean, running_var, means, vars, rows, momentum, unbiased)?;
-                cpu::batch_norm::inv_std(vars, eps, inv_stds)
-            })?;
-        } else {
-            let (running_mean, running_var) = (running.mean.read::<f32>()?, running.var.read::<f32>()?);
-            means.copy_from_slice(&running_mean);
-            let running_var = &*running_var;
-            on_cpu!(device, "batch_norm", { cpu::batch_norm::inv_std(running_var, eps, inv_stds) })?;
-        }
-        let (means, inv_stds) = (&*means, &*inv_stds);
-        on_cpu!(device, "batch_norm.normalize", {
-            cpu::batch_norm::normalize(rows, c, xs, means, inv_stds, gammas, betas, relu, ys)
-        })?;
+        let (x, gamma, beta) = (x.tensor(), gamma.tensor(), beta.tensor());
+        on_device!(
+            device, "batch_norm.normalize",
+            cpu: {
+                let (means, inv_stds) = (mean.read()?, inv_std.read()?);
+                let (gammas, betas) = (gamma.read()?, beta.read()?);
+                let mut ys = y.write()?;
+                cpu::batch_norm::normalize(rows, c, &x.read()?, &means, &inv_stds, &gammas, &betas, relu, &mut ys)
+            },
+            cuda(gpu): with_float!(x.dtype(), T, {
+                let (x, mut y) = (x.device_read::<T>()?, y.device_write::<T>()?);
+                let (mean, inv_std) = (&mean.device_read::<f32>()?, &inv_std.device_read()?);
+                let (gamma, beta) = (&gamma.device_read()?, &beta.device_read()?);
+                let tables = cuda::batch_norm::Tables { mean, inv_std, gamma, beta };
+                let (kernels, none) = (gpu.kernels(), None::<&DeviceReadGuard<T>>);
+                cuda::batch_norm::normalize(kernels, (rows, c), &x, &tables, none, relu, &mut y, gpu.stream())
+            }),
+        )?;
     }
 
     let (x_node, gamma_node, beta_node) = (x.node(), gamma.node(), beta.node());
@@ -141,24 +149,92 @@ pub fn batch_norm(
         let target = gradients.target(x_node, x.shape(), &x)?;
         let accumulate = target.as_ref().is_some_and(|t| t.accumulate);
         let dx = target.map(|Target { tensor, .. }| tensor);
-        let (xs, dys) = (x.read::<f32>()?, dy.read::<f32>()?);
-        let (gammas, betas) = (gamma.read::<f32>()?, beta.read::<f32>()?);
-        let (means, inv_stds) = (mean.read::<f32>()?, inv_std.read::<f32>()?);
-        let mut dxs = dx.as_ref().map(Tensor::write::<f32>).transpose()?;
-        let mut dgammas = dgamma.as_ref().map(Tensor::write::<f32>).transpose()?;
-        let mut dbetas = dbeta.as_ref().map(Tensor::write::<f32>).transpose()?;
-        let (xs, dys, gammas, betas, means, inv_stds) = (&*xs, &*dys, &*gammas, &*betas, &*means, &*inv_stds);
-        let (dxs, dgammas, dbetas) = (dxs.as_deref_mut(), dgammas.as_deref_mut(), dbetas.as_deref_mut());
-        on_cpu!(device, "batch_norm.backward", {
-            if training {
-                cpu::batch_norm::backward_train(
-                    rows, c, xs, dys, means, inv_stds, gammas, betas, relu, dxs, accumulate, dgammas, dbetas,
+        let (dx, dgamma, dbeta) = (dx.as_ref(), dgamma.as_ref(), dbeta.as_ref());
+        on_device!(
+            device, "batch_norm.backward",
+            cpu: {
+                let mut dxs = dx.map(Tensor::write).transpose()?;
+                let mut dgammas = dgamma.map(Tensor::write).transpose()?;
+                let mut dbetas = dbeta.map(Tensor::write).transpose()?;
+                let (xs, dys) = (&x.read()?, &dy.read()?);
+                let (means, inv_stds, gammas, betas) = (&mean.read()?, &inv_std.read()?, &gamma.read()?, &beta.read()?);
+                let (dxs, dgammas, dbetas) = (dxs.as_deref_mut(), dgammas.as_deref_mut(), dbetas.as_deref_mut());
+                let backward = if training {
+                    cpu::batch_norm::backward_train
+                } else {
+                    cpu::batch_norm::backward_inference
+                };
+                backward(rows, c, xs, dys, means, inv_stds, gammas, betas, relu, dxs, accumulate, dgammas, dbetas)
+            },
+            cuda(gpu): with_float!(x.dtype(), T, {
+                use cuda::batch_norm::{Gradients, Statistics, Tables, backward, workspace_elems};
+                let (x, dy) = (x.device_read::<T>()?, dy.device_read::<T>()?);
+                let (mean, inv_std) = (&mean.device_read::<f32>()?, &inv_std.device_read()?);
+                let (gamma, beta) = (&gamma.device_read()?, &beta.device_read()?);
+                let mut dx = dx.map(Tensor::device_write::<T>).transpose()?;
+                let mut dgamma = dgamma.map(Tensor::device_write::<f32>).transpose()?;
+                let mut dbeta = dbeta.map(Tensor::device_write::<f32>).transpose()?;
+                let gradients = Gradients {
+                    dx: dx.as_mut(),
+                    dresidual: None,
+                    accumulate,
+                    dgamma: dgamma.as_mut(),
+                    dbeta: dbeta.as_mut(),
+                };
+                let statistics = if training { Statistics::OfBatch } else { Statistics::Constant };
+                // Behind constant statistics there is nothing to sum up for dx.
+                let sums = training || gradients.dgamma.is_some() || gradients.dbeta.is_some();
+                let workspace = if sums { workspace_elems(rows, c) } else { 0 };
+                backward(
+                    gpu.kernels(),
+                    (rows, c),
+                    (&x, &dy),
+                    &Tables { mean, inv_std, gamma, beta },
+                    None::<&DeviceReadGuard<T>>,
+                    relu,
+                    statistics,
+                    gradients,
+                    &mut Scratch::<f32>::new(device, workspace)?,
+                    gpu.stream(),
                 )
-            } else {
-                cpu::batch_norm::backward_inference(
-                    rows, c, xs, dys, means, inv_stds, gammas, betas, relu, dxs, accumulate, dgammas, dbetas,
-                )
-            }
-        })
+            }),
+        )
     })
+}
+
+/// The batch's mean and `1 / sqrt(var + eps)`; the moving statistics follow.
+fn statistics(
+    x: &Tensor,
+    rows: usize,
+    c: usize,
+    running: &RunningStatistics,
+    eps: f32,
+    mean: &Tensor,
+    inv_std: &Tensor,
+) -> Result<()> {
+    let device = x.device();
+    let var = Tensor::empty(device, &[c], DType::F32)?;
+    let RunningStatistics { mean: running_mean, var: running_var, momentum, unbiased } = running;
+    let (momentum, unbiased) = (*momentum, *unbiased);
+    on_device!(
+        device, "batch_norm.statistics",
+        cpu: {
+            let (mut means, mut vars) = (mean.write()?, var.write()?);
+            let (mut running_mean, mut running_var) = (running_mean.write()?, running_var.write()?);
+            cpu::batch_norm::statistics(rows, c, &x.read()?, &mut means, &mut vars)?;
+            let (mean, var) = (&mut running_mean, &mut running_var);
+            cpu::batch_norm::update_running(mean, var, &means, &vars, rows, momentum, unbiased)?;
+            cpu::batch_norm::inv_std(&vars, eps, &mut inv_std.write()?)
+        },
+        cuda(gpu): with_float!(x.dtype(), T, {
+            use cuda::batch_norm::{Running, statistics, workspace_elems};
+            let (mut running_mean, mut running_var) = (running_mean.device_write::<f32>()?, running_var.device_write()?);
+            let running = Running { mean: &mut running_mean, var: &mut running_var, momentum, unbiased };
+            let (mut mean, mut var, mut inv_std) = (mean.device_write()?, var.device_write()?, inv_std.device_write()?);
+            let mut workspace = Scratch::<f32>::new(device, workspace_elems(rows, c))?;
+            let tables = [&mut mean, &mut var, &mut inv_std];
+            let x = x.device_read::<T>()?;
+            statistics(gpu.kernels(), (rows, c), &x, eps, Some(running), tables, &mut workspace, gpu.stream())
+        }),
+    )
 }

@@ -1,7 +1,12 @@
-use super::{check_f32, check_shape, matrix, on_cpu};
+use super::{check_f32, check_shape, matrix, on_device};
 use crate::autograd::{Target, Var};
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::device::Kind;
+#[cfg(feature = "cuda")]
+use crate::device::Scratch;
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 
@@ -48,25 +53,49 @@ fn check(op: &'static str, logits: &Tensor, labels: &Tensor) -> Result<[usize; 2
 pub fn cross_entropy(logits: &Var, labels: &Tensor) -> Result<Var> {
     const OP: &str = "cross_entropy";
     let [n, classes] = check(OP, logits.tensor(), labels)?;
-    let device = logits.tensor().device();
-    let loss = Tensor::empty(device, &[1], DType::F32)?;
-    {
-        let (zs, ls, mut out) = (logits.tensor().read::<f32>()?, labels.read::<i32>()?, loss.write::<f32>()?);
-        let (zs, ls, out) = (&*zs, &*ls, &mut out[0]);
-        on_cpu!(device, "cross_entropy", {
-            cpu::cross_entropy::forward(n, classes, zs, ls, None).map(|value| *out = value)
-        })?;
-    }
+    let loss = losses(logits.tensor(), labels, None)?;
     let (node, saved, labels) = (logits.node(), logits.tensor().clone(), labels.clone());
-    Var::record(OP, &[logits], loss, move |dy, gradients| {
+    Var::record(OP, &[logits], loss, move |dloss, gradients| {
         let Some(Target { tensor, accumulate }) = gradients.target(node, saved.shape(), &saved)? else { return Ok(()) };
-        let dloss = dy.item()?;
-        let (zs, ls, mut dzs) = (saved.read::<f32>()?, labels.read::<i32>()?, tensor.write::<f32>()?);
-        let (zs, ls, dzs) = (&*zs, &*ls, &mut *dzs);
-        on_cpu!(dy.device(), "cross_entropy.backward", {
-            cpu::cross_entropy::backward(n, classes, zs, ls, dloss, accumulate, dzs)
-        })
+        on_device!(
+            dloss.device(), "cross_entropy.backward",
+            cpu: {
+                let (zs, labels, mut dzs) = (saved.read()?, labels.read()?, tensor.write()?);
+                cpu::cross_entropy::backward(n, classes, &zs, &labels, dloss.item()?, accumulate, &mut dzs)
+            },
+            cuda(gpu): {
+                let inputs = (&saved.device_read()?, &labels.device_read()?);
+                let (dloss, mut dzs) = (dloss.device_read()?, tensor.device_write()?);
+                let (kernels, stream) = (gpu.kernels(), gpu.stream());
+                cuda::cross_entropy::backward(kernels, (n, classes), inputs, &dloss, accumulate, &mut dzs, stream)
+            },
+        )
     })
+}
+
+/// The mean loss, and each row's where `per_sample` takes them.
+fn losses(logits: &Tensor, labels: &Tensor, per_sample: Option<&Tensor>) -> Result<Tensor> {
+    let [n, classes] = matrix("cross_entropy", "logits", logits)?;
+    let device = logits.device();
+    let loss = Tensor::empty(device, &[1], DType::F32)?;
+    on_device!(
+        device, "cross_entropy",
+        cpu: {
+            let mut per_sample = per_sample.map(Tensor::write).transpose()?;
+            let per_sample = per_sample.as_deref_mut();
+            loss.write()?[0] = cpu::cross_entropy::forward(n, classes, &logits.read()?, &labels.read()?, per_sample)?;
+            Ok(())
+        },
+        cuda(gpu): {
+            let mut rows = Scratch::<f64>::new(device, n)?;
+            let inputs = (&logits.device_read()?, &labels.device_read()?);
+            cuda::cross_entropy::forward(gpu.kernels(), (n, classes), inputs, &mut rows, gpu.stream())?;
+            let mut per_sample = per_sample.map(Tensor::device_write).transpose()?;
+            let mut loss = loss.device_write()?;
+            cuda::cross_entropy::mean(gpu.kernels(), &rows, per_sample.as_mut(), &mut loss, gpu.stream())
+        },
+    )?;
+    Ok(loss)
 }
 
 /// The terms of [`cross_entropy`], one per sample. Not differentiable.
@@ -75,15 +104,9 @@ pub fn cross_entropy(logits: &Var, labels: &Tensor) -> Result<Var> {
 /// As [`cross_entropy`].
 pub fn cross_entropy_per_sample(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     const OP: &str = "cross_entropy_per_sample";
-    let [n, classes] = check(OP, logits, labels)?;
+    let [n, _] = check(OP, logits, labels)?;
     let terms = Tensor::empty(logits.device(), &[n], DType::F32)?;
-    {
-        let (zs, ls, mut out) = (logits.read::<f32>()?, labels.read::<i32>()?, terms.write::<f32>()?);
-        let (zs, ls, out) = (&*zs, &*ls, &mut *out);
-        on_cpu!(logits.device(), "cross_entropy_per_sample", {
-            cpu::cross_entropy::forward(n, classes, zs, ls, Some(out)).map(|_| ())
-        })?;
-    }
+    losses(logits, labels, Some(&terms))?;
     Ok(terms)
 }
 
@@ -93,12 +116,20 @@ pub fn cross_entropy_per_sample(logits: &Tensor, labels: &Tensor) -> Result<Tens
 /// As [`cross_entropy`].
 pub fn correct_count(logits: &Tensor, labels: &Tensor) -> Result<usize> {
     let [n, classes] = check("correct_count", logits, labels)?;
-    let (zs, ls) = (logits.read::<f32>()?, labels.read::<i32>()?);
-    let (zs, ls) = (&*zs, &*ls);
-    let mut count = 0;
-    let out = &mut count;
-    on_cpu!(logits.device(), "correct_count", {
-        cpu::cross_entropy::correct(n, classes, zs, ls).map(|correct| *out = correct)
-    })?;
-    Ok(count)
+    let device = logits.device();
+    match device.kind() {
+        #[cfg(feature = "cpu")]
+        Kind::Cpu => {
+            device.run_op("correct_count", || cpu::cross_entropy::correct(n, classes, &logits.read()?, &labels.read()?))
+        }
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(gpu) => {
+            let mut count = Scratch::<u32>::zeros(device, 1)?;
+            device.queue_op(gpu, "correct_count", || {
+                let inputs = (&logits.device_read()?, &labels.device_read()?);
+                cuda::cross_entropy::correct(gpu.kernels(), (n, classes), inputs, &mut count, gpu.stream())
+            })?;
+            Ok(count.to_vec()?[0] as usize)
+        }
+    }
 }

@@ -1,10 +1,16 @@
-use super::{check_f32, on_cpu};
+#[cfg(feature = "cuda")]
+use super::with_float;
+use super::{check_floats, on_device};
+use crate::Result;
 use crate::autograd::Var;
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
+#[cfg(feature = "cuda")]
+use crate::device::Scratch;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
-use crate::{DType, Result};
 
 /// Dropout: keeps each element with probability `1 - rate` and multiplies it by `1 / (1 - rate)`.
 ///
@@ -34,7 +40,7 @@ use crate::{DType, Result};
 /// # Ok::<(), warpsmith::Error>(())
 /// ```
 pub fn dropout(x: &Var, rate: f32, stream: Stream, indices: &[u32]) -> Result<Var> {
-    check_f32("dropout", &[("x", x.tensor())])?;
+    check_floats("dropout", &[("x", x.tensor())])?;
     let samples = x.shape().first().copied().unwrap_or(0);
     crate::error::check_len("dropout", "indices", indices.len(), samples)?;
     let y = masked(x.tensor(), rate, stream, indices)?;
@@ -43,11 +49,16 @@ pub fn dropout(x: &Var, rate: f32, stream: Stream, indices: &[u32]) -> Result<Va
 }
 
 fn masked(x: &Tensor, rate: f32, stream: Stream, indices: &[u32]) -> Result<Tensor> {
-    let y = Tensor::empty(x.device(), x.shape(), DType::F32)?;
-    {
-        let (xs, mut ys) = (x.read::<f32>()?, y.write::<f32>()?);
-        let (xs, ys) = (&*xs, &mut *ys);
-        on_cpu!(x.device(), "dropout", { cpu::dropout::dropout(stream, rate, indices, xs, ys) })?;
-    }
+    let device = x.device();
+    let y = Tensor::empty(device, x.shape(), x.dtype())?;
+    on_device!(
+        device, "dropout",
+        cpu: cpu::dropout::dropout(stream, rate, indices, &x.read()?, &mut y.write()?),
+        cuda(gpu): with_float!(x.dtype(), T, {
+            let (step, indices) = (Scratch::upload(device, &[stream.step])?, Scratch::upload(device, indices)?);
+            let (x, mut y) = (x.device_read::<T>()?, y.device_write()?);
+            cuda::dropout::dropout(gpu.kernels(), stream, &step, rate, &indices, &x, &mut y, gpu.stream())
+        }),
+    )?;
     Ok(y)
 }

@@ -1,9 +1,14 @@
-use super::{check_f32, check_shape, on_cpu};
+#[cfg(feature = "cuda")]
+use super::with_float;
+use super::{check_device, check_f32, check_floats, check_shape, on_device};
 use crate::autograd::{Target, Var};
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
+#[cfg(feature = "cpu")]
 use half::bf16;
 
 /// Rectifier: `y = max(x, 0)`.
@@ -28,20 +33,28 @@ use half::bf16;
 /// # Ok::<(), warpsmith::Error>(())
 /// ```
 pub fn relu(x: &Var) -> Result<Var> {
-    check_f32("relu", &[("x", x.tensor())])?;
-    let device = x.tensor().device();
-    let y = Tensor::empty(device, x.shape(), DType::F32)?;
-    {
-        let (xs, mut ys) = (x.tensor().read::<f32>()?, y.write::<f32>()?);
-        let (xs, ys) = (&*xs, &mut *ys);
-        on_cpu!(device, "relu", { cpu::elementwise::relu(xs, ys) })?;
-    }
-    let (node, saved) = (x.node(), x.tensor().clone());
+    check_floats("relu", &[("x", x.tensor())])?;
+    let xs = x.tensor();
+    let y = Tensor::empty(xs.device(), xs.shape(), xs.dtype())?;
+    on_device!(
+        xs.device(), "relu",
+        cpu: cpu::elementwise::relu(&xs.read()?, &mut y.write()?),
+        cuda(gpu): with_float!(xs.dtype(), T, {
+            cuda::elementwise::relu::<T>(gpu.kernels(), &xs.device_read()?, &mut y.device_write()?, gpu.stream())
+        }),
+    )?;
+    let (node, x_value) = (x.node(), xs.clone());
     Var::record("relu", &[x], y, move |dy, gradients| {
-        let Some(Target { tensor, accumulate }) = gradients.target(node, saved.shape(), &saved)? else { return Ok(()) };
-        let (xs, dys, mut dxs) = (saved.read::<f32>()?, dy.read::<f32>()?, tensor.write::<f32>()?);
-        let (xs, dys, dxs) = (&*xs, &*dys, &mut *dxs);
-        on_cpu!(dy.device(), "relu.backward", { cpu::elementwise::relu_backward(xs, dys, accumulate, dxs) })
+        let xs = &x_value;
+        let Some(Target { tensor, accumulate }) = gradients.target(node, xs.shape(), xs)? else { return Ok(()) };
+        on_device!(
+            dy.device(), "relu.backward",
+            cpu: cpu::elementwise::relu_backward(&xs.read()?, &dy.read()?, accumulate, &mut tensor.write()?),
+            cuda(gpu): with_float!(xs.dtype(), T, {
+                let (xs, dy, mut dx) = (xs.device_read()?, dy.device_read()?, tensor.device_write()?);
+                cuda::elementwise::relu_backward::<T>(gpu.kernels(), &xs, &dy, accumulate, &mut dx, gpu.stream())
+            }),
+        )
     })
 }
 
@@ -64,15 +77,18 @@ pub fn relu(x: &Var) -> Result<Var> {
 /// # Ok::<(), warpsmith::Error>(())
 /// ```
 pub fn add(a: &Var, b: &Var) -> Result<Var> {
-    check_f32("add", &[("a", a.tensor()), ("b", b.tensor())])?;
-    check_shape("add", "b", b.tensor(), a.shape())?;
-    let device = a.tensor().device();
-    let y = Tensor::empty(device, a.shape(), DType::F32)?;
-    {
-        let (left, right, mut ys) = (a.tensor().read::<f32>()?, b.tensor().read::<f32>()?, y.write::<f32>()?);
-        let (left, right, ys) = (&*left, &*right, &mut *ys);
-        on_cpu!(device, "add", { cpu::elementwise::add(left, right, ys) })?;
-    }
+    let (left, right) = (a.tensor(), b.tensor());
+    check_floats("add", &[("a", left), ("b", right)])?;
+    check_shape("add", "b", right, left.shape())?;
+    let y = Tensor::empty(left.device(), left.shape(), left.dtype())?;
+    on_device!(
+        left.device(), "add",
+        cpu: cpu::elementwise::add(&left.read()?, &right.read()?, &mut y.write()?),
+        cuda(gpu): with_float!(left.dtype(), T, {
+            let (left, right, mut y) = (left.device_read()?, right.device_read()?, y.device_write()?);
+            cuda::elementwise::add::<T>(gpu.kernels(), &left, &right, &mut y, gpu.stream())
+        }),
+    )?;
     let (a_node, b_node) = (a.node(), b.node());
     Var::record("add", &[a, b], y, move |dy, gradients| {
         gradients.add(a_node, dy.clone())?;
@@ -86,17 +102,27 @@ pub fn add(a: &Var, b: &Var) -> Result<Var> {
 /// When shapes, types or devices differ.
 pub fn add_assign(sum: &Tensor, x: &Tensor) -> Result<()> {
     check_shape("add_assign", "x", x, sum.shape())?;
-    if sum.dtype() == DType::Bf16 && x.dtype() == DType::Bf16 && sum.device() == x.device() {
-        let (xs, mut sums) = (x.read::<bf16>()?, sum.write::<bf16>()?);
-        for (sum, x) in sums.iter_mut().zip(&*xs) {
-            *sum = bf16::from_f32(sum.to_f32() + x.to_f32());
-        }
-        return Ok(());
+    if sum.dtype() == DType::Bf16 && x.dtype() == DType::Bf16 {
+        check_device("add_assign", &[("sum", sum), ("x", x)])?;
+    } else {
+        check_f32("add_assign", &[("sum", sum), ("x", x)])?;
     }
-    check_f32("add_assign", &[("sum", sum), ("x", x)])?;
-    let (xs, mut sums) = (x.read::<f32>()?, sum.write::<f32>()?);
-    let (xs, sums) = (&*xs, &mut *sums);
-    on_cpu!(sum.device(), "add_assign", { cpu::elementwise::add_assign(xs, sums) })
+    on_device!(
+        sum.device(), "add_assign",
+        cpu: {
+            if sum.dtype() == DType::F32 {
+                return cpu::elementwise::add_assign(&x.read()?, &mut sum.write()?);
+            }
+            for (sum, x) in sum.write::<bf16>()?.iter_mut().zip(&*x.read::<bf16>()?) {
+                *sum = bf16::from_f32(sum.to_f32() + x.to_f32());
+            }
+            Ok(())
+        },
+        cuda(gpu): with_float!(sum.dtype(), T, {
+            let (x, mut sum) = (x.device_read()?, sum.device_write()?);
+            cuda::elementwise::add_assign::<T>(gpu.kernels(), &x, &mut sum, gpu.stream())
+        }),
+    )
 }
 
 /// Product with a number: `y = factor · x`.
@@ -143,22 +169,29 @@ pub fn scale(x: &Var, factor: f32) -> Result<Var> {
 /// # Ok::<(), warpsmith::Error>(())
 /// ```
 pub fn rescale(x: &Var, scale: f32, offset: f32) -> Result<Var> {
-    let device = x.tensor().device();
-    let y = Tensor::empty(device, x.shape(), DType::F32)?;
-    map_pixels("rescale", x.tensor(), &y, |device, pixels, ys| match pixels {
-        Pixels::F32(xs) => on_cpu!(device, "rescale", { cpu::elementwise::rescale(xs, scale, offset, ys) }),
-        Pixels::U8(xs) => on_cpu!(device, "rescale", { cpu::elementwise::rescale_u8(xs, scale, offset, ys) }),
-    })?;
+    let y = rescaled(x.tensor(), scale, offset)?;
     let node = x.node();
-    Var::record("rescale", &[x], y, move |dy, gradients| {
-        let dx = Tensor::empty(dy.device(), dy.shape(), DType::F32)?;
-        {
-            let (dys, mut dxs) = (dy.read::<f32>()?, dx.write::<f32>()?);
-            let (dys, dxs) = (&*dys, &mut *dxs);
-            on_cpu!(dy.device(), "rescale", { cpu::elementwise::rescale(dys, scale, 0.0, dxs) })?;
-        }
-        gradients.add(node, dx)
-    })
+    Var::record("rescale", &[x], y, move |dy, gradients| gradients.add(node, rescaled(&dy, scale, 0.0)?))
+}
+
+fn rescaled(x: &Tensor, scale: f32, offset: f32) -> Result<Tensor> {
+    let is_u8 = is_pixels("rescale", x)?;
+    let y = Tensor::empty(x.device(), x.shape(), DType::F32)?;
+    on_device!(
+        x.device(), "rescale",
+        cpu: match is_u8 {
+            true => cpu::elementwise::rescale_u8(&x.read()?, scale, offset, &mut y.write()?),
+            false => cpu::elementwise::rescale(&x.read()?, scale, offset, &mut y.write()?),
+        },
+        cuda(gpu): {
+            let (kernels, mut y, stream) = (gpu.kernels(), y.device_write()?, gpu.stream());
+            match is_u8 {
+                true => cuda::elementwise::rescale_u8(kernels, &x.device_read()?, scale, offset, &mut y, stream),
+                false => cuda::elementwise::rescale::<f32>(kernels, &x.device_read()?, scale, offset, &mut y, stream),
+            }
+        },
+    )?;
+    Ok(y)
 }
 
 /// Per-channel standardisation of images: `y = (x - mean) / max(sqrt(var), 1e-7)`, from f32 or u8. No gradient flows to `x`.
@@ -189,33 +222,33 @@ pub fn normalization(x: &Var, mean: &Tensor, var: &Tensor) -> Result<Var> {
     let c = x.shape().last().copied().unwrap_or(0);
     check_shape(OP, "mean", mean, &[c])?;
     check_shape(OP, "var", var, &[c])?;
-    let device = x.tensor().device();
-    let y = Tensor::empty(device, x.shape(), DType::F32)?;
-    let (means, vars) = (mean.read::<f32>()?, var.read::<f32>()?);
-    let (means, vars) = (&*means, &*vars);
-    map_pixels(OP, x.tensor(), &y, |device, pixels, ys| match pixels {
-        Pixels::F32(xs) => on_cpu!(device, "normalization", { cpu::elementwise::normalization(xs, means, vars, ys) }),
-        Pixels::U8(xs) => on_cpu!(device, "normalization", { cpu::elementwise::normalization(xs, means, vars, ys) }),
-    })?;
-    Ok(x.tape().constant(y))
+    let (tape, x) = (x.tape(), x.tensor());
+    let is_u8 = is_pixels(OP, x)?;
+    check_device(OP, &[("x", x), ("mean", mean), ("var", var)])?;
+    let y = Tensor::empty(x.device(), x.shape(), DType::F32)?;
+    on_device!(
+        x.device(), "normalization",
+        cpu: match is_u8 {
+            true => cpu::elementwise::normalization(&x.read::<u8>()?, &mean.read()?, &var.read()?, &mut y.write()?),
+            false => cpu::elementwise::normalization(&x.read::<f32>()?, &mean.read()?, &var.read()?, &mut y.write()?),
+        },
+        cuda(gpu): {
+            use cuda::elementwise::normalization;
+            let (mean, var, mut y) = (mean.device_read()?, var.device_read()?, y.device_write()?);
+            match is_u8 {
+                true => normalization(gpu.kernels(), &x.device_read::<u8>()?, &mean, &var, &mut y, gpu.stream()),
+                false => normalization(gpu.kernels(), &x.device_read::<f32>()?, &mean, &var, &mut y, gpu.stream()),
+            }
+        },
+    )?;
+    Ok(tape.constant(y))
 }
 
-enum Pixels<'a> {
-    F32(&'a [f32]),
-    U8(&'a [u8]),
-}
-
-/// Borrows `x` as the pixels it holds and `y` as f32, and calls `f`.
-fn map_pixels(
-    op: &'static str,
-    x: &Tensor,
-    y: &Tensor,
-    f: impl Fn(&crate::Device, Pixels, &mut [f32]) -> Result<()>,
-) -> Result<()> {
-    let mut ys = y.write::<f32>()?;
+/// Whether images are u8 rather than f32.
+fn is_pixels(op: &'static str, x: &Tensor) -> Result<bool> {
     match x.dtype() {
-        DType::F32 => f(x.device(), Pixels::F32(&x.read::<f32>()?), &mut ys),
-        DType::U8 => f(x.device(), Pixels::U8(&x.read::<u8>()?), &mut ys),
+        DType::F32 => Ok(false),
+        DType::U8 => Ok(true),
         _ => Err(Error::tensor(op, "`x` of f32 or u8", x, "cast it first")),
     }
 }
@@ -246,19 +279,30 @@ pub fn cast(x: &Var, dtype: DType) -> Result<Var> {
 }
 
 fn cast_tensor(x: &Tensor, dtype: DType) -> Result<Tensor> {
-    let device = x.device();
-    let y = Tensor::empty(device, x.shape(), dtype)?;
-    match (x.dtype(), dtype) {
-        (DType::F32, DType::Bf16) => {
-            let (xs, mut ys) = (x.read::<f32>()?, y.write::<bf16>()?);
-            let (xs, ys) = (&*xs, &mut *ys);
-            on_cpu!(device, "cast", { cpu::elementwise::f32_to_bf16(xs, ys) })?;
-        }
-        (DType::Bf16, DType::F32) => {
-            let (xs, mut ys) = (x.read::<bf16>()?, y.write::<f32>()?);
-            let (xs, ys) = (&*xs, &mut *ys);
-            on_cpu!(device, "cast", { cpu::elementwise::bf16_to_f32(xs, ys) })?;
-        }
+    let y = Tensor::empty(x.device(), x.shape(), dtype)?;
+    cast_into(x, &y)?;
+    Ok(y)
+}
+
+/// Converts `x` into `y`, which exists.
+pub(crate) fn cast_into(x: &Tensor, y: &Tensor) -> Result<()> {
+    match (x.dtype(), y.dtype()) {
+        (DType::F32, DType::Bf16) => on_device!(
+            x.device(), "cast",
+            cpu: cpu::elementwise::f32_to_bf16(&x.read()?, &mut y.write()?),
+            cuda(gpu): {
+                let (x, mut y) = (x.device_read()?, y.device_write()?);
+                cuda::elementwise::f32_to_bf16(gpu.kernels(), &x, &mut y, gpu.stream())
+            },
+        )?,
+        (DType::Bf16, DType::F32) => on_device!(
+            x.device(), "cast",
+            cpu: cpu::elementwise::bf16_to_f32(&x.read()?, &mut y.write()?),
+            cuda(gpu): {
+                let (x, mut y) = (x.device_read()?, y.device_write()?);
+                cuda::elementwise::bf16_to_f32(gpu.kernels(), &x, &mut y, gpu.stream())
+            },
+        )?,
         (from, to) if from == to => y.copy_from(x)?,
         (from, to) => {
             return Err(Error::tensor(
@@ -269,7 +313,7 @@ fn cast_tensor(x: &Tensor, dtype: DType) -> Result<Tensor> {
             ));
         }
     }
-    Ok(y)
+    Ok(())
 }
 
 /// Sum of all elements: a scalar `[1]`.
@@ -281,7 +325,7 @@ fn cast_tensor(x: &Tensor, dtype: DType) -> Result<Tensor> {
 /// When `x` is not f32.
 ///
 /// # Determinism
-/// Summed in order, in f64.
+/// Summed in f64, in a fixed order.
 ///
 /// # Example
 /// ```
@@ -291,11 +335,30 @@ fn cast_tensor(x: &Tensor, dtype: DType) -> Result<Tensor> {
 /// # Ok::<(), warpsmith::Error>(())
 /// ```
 pub fn sum(x: &Var) -> Result<Var> {
-    check_f32("sum", &[("x", x.tensor())])?;
-    let total: f64 = x.tensor().read::<f32>()?.iter().map(|&v| f64::from(v)).sum();
-    let y = Tensor::full(x.tensor().device(), &[1], total as f32)?;
+    let xs = x.tensor();
+    check_f32("sum", &[("x", xs)])?;
+    let y = Tensor::empty(xs.device(), &[1], DType::F32)?;
+    on_device!(
+        xs.device(), "sum",
+        cpu: {
+            y.write::<f32>()?[0] = xs.read::<f32>()?.iter().map(|&v| f64::from(v)).sum::<f64>() as f32;
+            Ok(())
+        },
+        cuda(gpu): {
+            cuda::elementwise::sum(gpu.kernels(), &xs.device_read()?, &mut y.device_write()?, gpu.stream())
+        },
+    )?;
     let (node, shape) = (x.node(), x.shape().to_vec());
     Var::record("sum", &[x], y, move |dy, gradients| {
-        gradients.add(node, Tensor::full(dy.device(), &shape, dy.item()?)?)
+        let dx = Tensor::empty(dy.device(), &shape, DType::F32)?;
+        on_device!(
+            dy.device(), "sum.backward",
+            cpu: dx.fill(dy.item()?),
+            cuda(gpu): {
+                let (dy, mut dx) = (dy.device_read()?, dx.device_write()?);
+                cuda::elementwise::fill_from(gpu.kernels(), &dy, &mut dx, gpu.stream())
+            },
+        )?;
+        gradients.add(node, dx)
     })
 }

@@ -1,8 +1,14 @@
-use super::{check_f32, on_cpu};
+#[cfg(feature = "cuda")]
+use super::with_float;
+use super::{check_floats, on_device};
 use crate::autograd::{Target, Var};
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
 use crate::problem::{Pool2dProblem, Window};
+#[cfg(feature = "cuda")]
+use crate::tensor::DeviceReadGuard;
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 
@@ -32,29 +38,47 @@ use crate::{DType, Error, Result};
 /// # Ok::<(), warpsmith::Error>(())
 /// ```
 pub fn max_pool2d(x: &Var, filter: [u32; 2], window: Window, padding_value: f32) -> Result<Var> {
-    check_f32("max_pool2d", &[("x", x.tensor())])?;
+    check_floats("max_pool2d", &[("x", x.tensor())])?;
     let problem = Pool2dProblem::new(x.tensor().nhwc("max_pool2d")?, filter, window)?;
     let device = x.tensor().device();
     let shape = [problem.n, problem.p, problem.q, problem.c].map(|e| e as usize);
-    let y = Tensor::empty(device, &shape, DType::F32)?;
+    let y = Tensor::empty(device, &shape, x.tensor().dtype())?;
     // Without padding a 1x1 window has one candidate: its index need not be kept.
     let has_choice = filter != [1, 1] || window.pads != [0; 4];
     let argmax = (x.node().is_some() && has_choice).then(|| Tensor::empty(device, &shape, DType::U8)).transpose()?;
     {
-        let (xs, mut ys) = (x.tensor().read::<f32>()?, y.write::<f32>()?);
-        let mut indices = argmax.as_ref().map(Tensor::write::<u8>).transpose()?;
-        let (xs, ys, indices) = (&*xs, &mut *ys, indices.as_deref_mut());
-        on_cpu!(device, "max_pool2d", { cpu::pool2d::max(&problem, padding_value, xs, ys, indices) })?;
+        let (x, argmax) = (x.tensor(), argmax.as_ref());
+        on_device!(
+            device, "max_pool2d",
+            cpu: {
+                let mut indices = argmax.map(Tensor::write).transpose()?;
+                let indices = indices.as_deref_mut();
+                cpu::pool2d::max(&problem, padding_value, &x.read()?, &mut y.write()?, indices)
+            },
+            cuda(gpu): with_float!(x.dtype(), T, {
+                let mut indices = argmax.map(Tensor::device_write).transpose()?;
+                let (x, mut y, indices) = (x.device_read::<T>()?, y.device_write()?, indices.as_mut());
+                cuda::pool2d::max(gpu.kernels(), &problem, padding_value, &x, &mut y, indices, gpu.stream())
+            }),
+        )?;
     }
     let (node, x_shape) = (x.node(), x.shape().to_vec());
     Var::record("max_pool2d", &[x], y, move |dy, gradients| {
         let Some(Target { tensor, accumulate }) = gradients.target(node, &x_shape, &dy)? else { return Ok(()) };
-        let (dys, mut dxs) = (dy.read::<f32>()?, tensor.write::<f32>()?);
-        let indices = argmax.as_ref().map(Tensor::read::<u8>).transpose()?;
-        let (dys, dxs, indices) = (&*dys, &mut *dxs, indices.as_deref());
-        on_cpu!(dy.device(), "max_pool2d.backward", {
-            cpu::pool2d::max_backward(&problem, dys, indices, accumulate, dxs)
-        })
+        let argmax = argmax.as_ref();
+        on_device!(
+            dy.device(), "max_pool2d.backward",
+            cpu: {
+                let indices = argmax.map(Tensor::read).transpose()?;
+                let (dx, indices) = (&mut tensor.write()?, indices.as_deref());
+                cpu::pool2d::max_backward(&problem, &dy.read()?, indices, accumulate, dx)
+            },
+            cuda(gpu): with_float!(dy.dtype(), T, {
+                let indices: Option<DeviceReadGuard<u8>> = argmax.map(Tensor::device_read).transpose()?;
+                let (dy, mut dx, indices) = (dy.device_read::<T>()?, tensor.device_write()?, indices.as_ref());
+                cuda::pool2d::max_backward(gpu.kernels(), &problem, &dy, indices, accumulate, &mut dx, gpu.stream())
+            }),
+        )
     })
 }
 
@@ -81,24 +105,34 @@ pub fn max_pool2d(x: &Var, filter: [u32; 2], window: Window, padding_value: f32)
 /// ```
 pub fn global_avg_pool(x: &Var) -> Result<Var> {
     const OP: &str = "global_avg_pool";
-    check_f32(OP, &[("x", x.tensor())])?;
+    check_floats(OP, &[("x", x.tensor())])?;
     let &[n, h, w, c] = x.shape() else {
         return Err(Error::shape(OP, "`x` [n, h, w, c]", format_args!("{:?}", x.shape()), "reshape the tensor first"));
     };
     let device = x.tensor().device();
-    let y = Tensor::empty(device, &[n, c], DType::F32)?;
+    let y = Tensor::empty(device, &[n, c], x.tensor().dtype())?;
     {
-        let (xs, mut ys) = (x.tensor().read::<f32>()?, y.write::<f32>()?);
-        let (xs, ys) = (&*xs, &mut *ys);
-        on_cpu!(device, "global_avg_pool", { cpu::pool2d::global_avg(n, h * w, c, xs, ys) })?;
+        let x = x.tensor();
+        on_device!(
+            device, "global_avg_pool",
+            cpu: cpu::pool2d::global_avg(n, h * w, c, &x.read()?, &mut y.write()?),
+            cuda(gpu): with_float!(x.dtype(), T, {
+                let (x, mut y) = (x.device_read::<T>()?, y.device_write()?);
+                cuda::pool2d::global_avg(gpu.kernels(), [n, h * w, c], &x, &mut y, gpu.stream())
+            }),
+        )?;
     }
     let node = x.node();
     Var::record(OP, &[x], y, move |dy, gradients| {
         let Some(Target { tensor, accumulate }) = gradients.target(node, &[n, h, w, c], &dy)? else { return Ok(()) };
-        let (dys, mut dxs) = (dy.read::<f32>()?, tensor.write::<f32>()?);
-        let (dys, dxs) = (&*dys, &mut *dxs);
-        on_cpu!(dy.device(), "global_avg_pool.backward", {
-            cpu::pool2d::global_avg_backward(n, h * w, c, dys, accumulate, dxs)
-        })
+        on_device!(
+            dy.device(), "global_avg_pool.backward",
+            cpu: cpu::pool2d::global_avg_backward(n, h * w, c, &dy.read()?, accumulate, &mut tensor.write()?),
+            cuda(gpu): with_float!(dy.dtype(), T, {
+                let (dy, mut dx) = (dy.device_read::<T>()?, tensor.device_write()?);
+                let extents = [n, h * w, c];
+                cuda::pool2d::global_avg_backward(gpu.kernels(), extents, &dy, accumulate, &mut dx, gpu.stream())
+            }),
+        )
     })
 }

@@ -1,7 +1,13 @@
-use super::{check_f32, check_shape, matrix, on_cpu};
-use crate::autograd::{Target, Var};
+use super::{check_f32, check_shape, matrix, on_device, scale_gradient};
+use crate::autograd::Var;
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda;
+#[cfg(feature = "cuda")]
+use crate::device::Scratch;
+#[cfg(feature = "cuda")]
+use crate::tensor::DeviceWriteGuard;
 use crate::tensor::Tensor;
 use crate::{DType, Result};
 
@@ -27,11 +33,14 @@ pub fn softmax(logits: &Tensor, temperature: f32) -> Result<Tensor> {
     check_f32("softmax", &[("logits", logits)])?;
     let [n, classes] = matrix("softmax", "logits", logits)?;
     let y = Tensor::empty(logits.device(), &[n, classes], DType::F32)?;
-    {
-        let (zs, mut ys) = (logits.read::<f32>()?, y.write::<f32>()?);
-        let (zs, ys) = (&*zs, &mut *ys);
-        on_cpu!(logits.device(), "softmax", { cpu::softmax_kl::softmax(n, classes, zs, temperature, ys) })?;
-    }
+    on_device!(
+        logits.device(), "softmax",
+        cpu: cpu::softmax_kl::softmax(n, classes, &logits.read()?, temperature, &mut y.write()?),
+        cuda(gpu): {
+            let (z, mut y) = (logits.device_read()?, y.device_write()?);
+            cuda::softmax_kl::softmax(gpu.kernels(), (n, classes), &z, temperature, &mut y, gpu.stream())
+        },
+    )?;
     Ok(y)
 }
 
@@ -72,23 +81,33 @@ pub fn softmax_kl(teacher_logits: &Tensor, student_logits: &Var, temperature: f3
     // Loss and gradient come from one pass over the rows; backward only scales.
     let gradient =
         student_logits.node().is_some().then(|| Tensor::empty(device, &[n, classes], DType::F32)).transpose()?;
-    {
-        let (ts, ss, mut out) = (teacher_logits.read::<f32>()?, student.read::<f32>()?, loss.write::<f32>()?);
-        let mut ds = gradient.as_ref().map(Tensor::write::<f32>).transpose()?;
-        let (ts, ss, out, ds) = (&*ts, &*ss, &mut out[0], ds.as_deref_mut());
-        on_cpu!(device, "softmax_kl", {
-            cpu::softmax_kl::distill(n, classes, ts, ss, temperature, ds.map(|ds| (1.0, ds))).map(|value| *out = value)
-        })?;
-    }
+    let gradient_ref = gradient.as_ref();
+    on_device!(
+        device, "softmax_kl",
+        cpu: {
+            let mut ds = gradient_ref.map(Tensor::write).transpose()?;
+            let ds = ds.as_deref_mut().map(|ds| (1.0, ds));
+            let (teacher, student) = (teacher_logits.read()?, student.read()?);
+            loss.write()?[0] = cpu::softmax_kl::distill(n, classes, &teacher, &student, temperature, ds)?;
+            Ok(())
+        },
+        cuda(gpu): {
+            let one = Tensor::full(device, &[1], 1.0f32)?;
+            let one = one.device_read()?;
+            let mut ds = gradient_ref.map(Tensor::device_write).transpose()?;
+            let ds = ds.as_mut().map(|ds| (&one, ds));
+            let mut rows = Scratch::<f64>::new(device, n)?;
+            let inputs = (&teacher_logits.device_read()?, &student.device_read()?);
+            let (kernels, stream) = (gpu.kernels(), gpu.stream());
+            cuda::softmax_kl::distill(kernels, (n, classes), inputs, temperature, &mut rows, ds, stream)?;
+            let none = None::<&mut DeviceWriteGuard<f32>>;
+            cuda::cross_entropy::mean(kernels, &rows, none, &mut loss.device_write()?, stream)
+        },
+    )?;
     let node = student_logits.node();
-    Var::record(OP, &[student_logits], loss, move |dy, gradients| {
+    Var::record(OP, &[student_logits], loss, move |dloss, gradients| {
         let Some(unit) = gradient else { return Ok(()) };
-        let dloss = dy.item()?;
-        let Some(Target { tensor, accumulate }) = gradients.target(node, &[n, classes], &unit)? else { return Ok(()) };
-        let (unit, mut dzs) = (unit.read::<f32>()?, tensor.write::<f32>()?);
-        for (dz, g) in dzs.iter_mut().zip(&*unit) {
-            *dz = if accumulate { *dz + dloss * g } else { dloss * g };
-        }
-        Ok(())
+        let Some(target) = gradients.target(node, &[n, classes], &unit)? else { return Ok(()) };
+        scale_gradient(&unit, &dloss, &target)
     })
 }

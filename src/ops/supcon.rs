@@ -1,7 +1,15 @@
-use super::{check_f32, matrix, on_cpu};
+#[cfg(feature = "cuda")]
+use super::with_float;
+use super::{check_floats, matrix, on_device, scale_gradient};
 use crate::autograd::{Target, Var};
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::supcon as launch;
+use crate::device::Kind;
+#[cfg(feature = "cuda")]
+use crate::device::Scratch;
+use crate::problem::{Form, MeanOver, Supcon};
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 
@@ -36,10 +44,8 @@ pub enum ContrastiveLoss {
     },
 }
 
-#[cfg(feature = "cpu")]
 impl ContrastiveLoss {
-    fn settings(self, norm_eps: f32) -> cpu::supcon::Supcon {
-        use cpu::supcon::{Form, MeanOver, Supcon};
+    fn settings(self, norm_eps: f32) -> Supcon {
         let mean = |all| if all { MeanOver::All } else { MeanOver::WithPositive };
         let (form, temperature, scale, mean_over) = match self {
             ContrastiveLoss::Npairs { temperature } => (Form::Npairs, temperature, 1.0, MeanOver::All),
@@ -87,7 +93,7 @@ impl ContrastiveLoss {
 /// ```
 pub fn contrastive_loss(z: &Var, labels: &Tensor, kind: ContrastiveLoss) -> Result<Var> {
     const OP: &str = "contrastive_loss";
-    check_f32(OP, &[("z", z.tensor())])?;
+    check_floats(OP, &[("z", z.tensor())])?;
     let (batch, views, dim) = match *z.shape() {
         [batch, dim] => (batch, 1, dim),
         [batch, views, dim] => (batch, views, dim),
@@ -108,30 +114,73 @@ pub fn contrastive_loss(z: &Var, labels: &Tensor, kind: ContrastiveLoss) -> Resu
             "pass one label per sample, not per view",
         ));
     }
-    let device = z.tensor().device();
-    let loss = Tensor::empty(device, &[1], DType::F32)?;
-    // Value and gradient share the walk over the tiles; backward only scales.
-    let gradient = z.node().is_some().then(|| Tensor::empty(device, z.shape(), DType::F32)).transpose()?;
-    {
-        let (zs, ls, mut out) = (z.tensor().read::<f32>()?, labels.read::<i32>()?, loss.write::<f32>()?);
-        let mut dzs = gradient.as_ref().map(Tensor::write::<f32>).transpose()?;
-        let (zs, ls, out, dzs) = (&*zs, &*ls, &mut out[0], dzs.as_deref_mut());
-        on_cpu!(device, "contrastive_loss", {
-            let settings = kind.settings(NORM_EPS);
-            cpu::supcon::loss(&settings, batch, views, dim, zs, ls, dzs.map(|dzs| (1.0, dzs))).map(|value| *out = value)
-        })?;
-    }
-    let node = z.node();
-    Var::record(OP, &[z], loss, move |dy, gradients| {
-        let Some(unit) = gradient else { return Ok(()) };
-        let dloss = dy.item()?;
-        let Some(Target { tensor, accumulate }) = gradients.target(node, unit.shape(), &unit)? else { return Ok(()) };
-        let (unit, mut dzs) = (unit.read::<f32>()?, tensor.write::<f32>()?);
-        for (dz, g) in dzs.iter_mut().zip(&*unit) {
-            *dz = if accumulate { *dz + dloss * g } else { dloss * g };
+    let z_value = z.tensor().clone();
+    let device = z_value.device().clone();
+    let loss = Tensor::empty(&device, &[1], DType::F32)?;
+    let settings = kind.settings(NORM_EPS);
+    match device.kind() {
+        #[cfg(feature = "cpu")]
+        Kind::Cpu => {
+            // Value and gradient share the walk over the tiles; backward only scales.
+            let gradient = z.node().is_some().then(|| Tensor::empty(&device, z.shape(), DType::F32)).transpose()?;
+            device.run_op(OP, || {
+                let mut dzs = gradient.as_ref().map(Tensor::write).transpose()?;
+                let dzs = dzs.as_deref_mut().map(|dzs| (1.0, dzs));
+                let (zs, labels) = (z_value.read()?, labels.read()?);
+                loss.write()?[0] = cpu::supcon::loss(&settings, batch, views, dim, &zs, &labels, dzs)?;
+                Ok(())
+            })?;
+            let node = z.node();
+            Var::record(OP, &[z], loss, move |dloss, gradients| {
+                let Some(unit) = gradient else { return Ok(()) };
+                let Some(target) = gradients.target(node, unit.shape(), &unit)? else { return Ok(()) };
+                scale_gradient(&unit, &dloss, &target)
+            })
         }
-        Ok(())
-    })
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(gpu) => {
+            let plan = launch::Plan::new(&settings, batch, views, dim)?;
+            // Unit rows and a few numbers per anchor, which backward starts from.
+            let unit = Tensor::empty(&device, &[plan.unit_elems()], z_value.dtype())?;
+            let state = Tensor::empty(&device, &[plan.state_elems()], DType::F32)?;
+            device.queue_op(gpu, OP, || {
+                with_float!(z_value.dtype(), T, {
+                    let inputs = (&z_value.device_read::<T>()?, &labels.device_read()?);
+                    let (mut unit, mut state, mut loss) =
+                        (unit.device_write()?, state.device_write()?, loss.device_write()?);
+                    let mut workspace = Scratch::new(&device, plan.workspace_elems())?;
+                    let kept = (&mut unit, &mut state);
+                    launch::loss::<T>(gpu.kernels(), &plan, inputs, kept, &mut loss, &mut workspace, gpu.stream())
+                })
+            })?;
+            let (node, labels, gpu, device) = (z.node(), labels.clone(), gpu.clone(), device.clone());
+            Var::record(OP, &[z], loss, move |dloss, gradients| {
+                let Some(Target { tensor, accumulate }) = gradients.target(node, z_value.shape(), &z_value)? else {
+                    return Ok(());
+                };
+                device.queue_op(&gpu, "contrastive_loss.backward", || {
+                    with_float!(z_value.dtype(), T, {
+                        let inputs = (&z_value.device_read::<T>()?, &labels.device_read()?);
+                        let kept = (&unit.device_read()?, &state.device_read()?);
+                        let (dloss, mut dz) = (dloss.device_read()?, tensor.device_write()?);
+                        let mut workspace = Scratch::new(&device, plan.workspace_elems())?;
+                        let (kernels, stream) = (gpu.kernels(), gpu.stream());
+                        launch::loss_backward::<T>(
+                            kernels,
+                            &plan,
+                            inputs,
+                            kept,
+                            &dloss,
+                            accumulate,
+                            &mut dz,
+                            &mut workspace,
+                            stream,
+                        )
+                    })
+                })
+            })
+        }
+    }
 }
 
 /// Rows scaled to unit length: `n = z / sqrt(max(Σ z², 1e-12))`.
@@ -158,23 +207,33 @@ pub fn contrastive_loss(z: &Var, labels: &Tensor, kind: ContrastiveLoss) -> Resu
 /// ```
 pub fn l2_normalize(z: &Var) -> Result<Var> {
     const OP: &str = "l2_normalize";
-    check_f32(OP, &[("z", z.tensor())])?;
+    check_floats(OP, &[("z", z.tensor())])?;
     let [n, dim] = matrix(OP, "z", z.tensor())?;
-    let device = z.tensor().device();
-    let y = Tensor::empty(device, &[n, dim], DType::F32)?;
-    {
-        let (zs, mut ys) = (z.tensor().read::<f32>()?, y.write::<f32>()?);
-        let (zs, ys) = (&*zs, &mut *ys);
-        on_cpu!(device, "l2_normalize", { cpu::supcon::l2_normalize(n, dim, NORM_EPS, zs, ys) })?;
-    }
-    let (node, saved) = (z.node(), z.tensor().clone());
+    let zs = z.tensor();
+    let y = Tensor::empty(zs.device(), &[n, dim], zs.dtype())?;
+    on_device!(
+        zs.device(), "l2_normalize",
+        cpu: cpu::supcon::l2_normalize(n, dim, NORM_EPS, &zs.read()?, &mut y.write()?),
+        cuda(gpu): with_float!(zs.dtype(), T, {
+            let (z, mut y) = (zs.device_read::<T>()?, y.device_write()?);
+            launch::l2_normalize(gpu.kernels(), (n, dim), NORM_EPS, &z, &mut y, gpu.stream())
+        }),
+    )?;
+    let (node, zs) = (z.node(), zs.clone());
     Var::record(OP, &[z], y, move |dy, gradients| {
-        let Some(Target { tensor, accumulate }) = gradients.target(node, saved.shape(), &saved)? else { return Ok(()) };
-        let (zs, dys, mut dzs) = (saved.read::<f32>()?, dy.read::<f32>()?, tensor.write::<f32>()?);
-        let (zs, dys, dzs) = (&*zs, &*dys, &mut *dzs);
-        on_cpu!(dy.device(), "l2_normalize.backward", {
-            cpu::supcon::l2_normalize_backward(n, dim, NORM_EPS, zs, dys, accumulate, dzs)
-        })
+        let Some(Target { tensor, accumulate }) = gradients.target(node, zs.shape(), &zs)? else { return Ok(()) };
+        on_device!(
+            dy.device(), "l2_normalize.backward",
+            cpu: {
+                let (zs, dys, mut dzs) = (zs.read()?, dy.read()?, tensor.write()?);
+                cpu::supcon::l2_normalize_backward(n, dim, NORM_EPS, &zs, &dys, accumulate, &mut dzs)
+            },
+            cuda(gpu): with_float!(zs.dtype(), T, {
+                let (z, dy, mut dz) = (zs.device_read::<T>()?, dy.device_read()?, tensor.device_write()?);
+                let (kernels, stream) = (gpu.kernels(), gpu.stream());
+                launch::l2_normalize_backward(kernels, (n, dim), NORM_EPS, (&z, &dy), accumulate, &mut dz, stream)
+            }),
+        )
     })
 }
 
@@ -201,22 +260,32 @@ pub fn l2_normalize(z: &Var) -> Result<Var> {
 /// ```
 pub fn similarity_matrix(z: &Var, temperature: f32) -> Result<Var> {
     const OP: &str = "similarity_matrix";
-    check_f32(OP, &[("z", z.tensor())])?;
+    check_floats(OP, &[("z", z.tensor())])?;
     let [n, dim] = matrix(OP, "z", z.tensor())?;
-    let device = z.tensor().device();
-    let sim = Tensor::empty(device, &[n, n], DType::F32)?;
-    {
-        let (zs, mut sims) = (z.tensor().read::<f32>()?, sim.write::<f32>()?);
-        let (zs, sims) = (&*zs, &mut *sims);
-        on_cpu!(device, "similarity_matrix", { cpu::supcon::similarity_matrix(n, dim, zs, temperature, sims) })?;
-    }
-    let (node, saved) = (z.node(), z.tensor().clone());
+    let zs = z.tensor();
+    let sim = Tensor::empty(zs.device(), &[n, n], zs.dtype())?;
+    on_device!(
+        zs.device(), "similarity_matrix",
+        cpu: cpu::supcon::similarity_matrix(n, dim, &zs.read()?, temperature, &mut sim.write()?),
+        cuda(gpu): with_float!(zs.dtype(), T, {
+            let (z, mut sim) = (zs.device_read::<T>()?, sim.device_write()?);
+            launch::similarity_matrix(gpu.kernels(), (n, dim), &z, temperature, &mut sim, gpu.stream())
+        }),
+    )?;
+    let (node, zs) = (z.node(), zs.clone());
     Var::record(OP, &[z], sim, move |dy, gradients| {
-        let Some(Target { tensor, accumulate }) = gradients.target(node, saved.shape(), &saved)? else { return Ok(()) };
-        let (zs, dys, mut dzs) = (saved.read::<f32>()?, dy.read::<f32>()?, tensor.write::<f32>()?);
-        let (zs, dys, dzs) = (&*zs, &*dys, &mut *dzs);
-        on_cpu!(dy.device(), "similarity_matrix.backward", {
-            cpu::supcon::similarity_matrix_backward(n, dim, zs, temperature, dys, accumulate, dzs)
-        })
+        let Some(Target { tensor, accumulate }) = gradients.target(node, zs.shape(), &zs)? else { return Ok(()) };
+        on_device!(
+            dy.device(), "similarity_matrix.backward",
+            cpu: {
+                let (zs, dys, mut dzs) = (zs.read()?, dy.read()?, tensor.write()?);
+                cpu::supcon::similarity_matrix_backward(n, dim, &zs, temperature, &dys, accumulate, &mut dzs)
+            },
+            cuda(gpu): with_float!(zs.dtype(), T, {
+                let (z, dy, mut dz) = (zs.device_read::<T>()?, dy.device_read()?, tensor.device_write()?);
+                let (kernels, stream) = (gpu.kernels(), gpu.stream());
+                launch::similarity_matrix_backward(kernels, (n, dim), (&z, &dy), temperature, accumulate, &mut dz, stream)
+            }),
+        )
     })
 }

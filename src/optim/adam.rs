@@ -1,8 +1,12 @@
+#[cfg(feature = "cuda")]
+use super::OnGpu;
 use super::{Trainable, state};
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::adam::{self, AdamStep};
 use crate::nn::Params;
-use crate::ops::on_cpu;
+use crate::ops::on_device;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -52,6 +56,8 @@ pub struct Adam {
     /// Second moment, in the gradient arena's layout.
     v: Tensor,
     t: u64,
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<OnGpu<AdamStep>>,
 }
 
 impl Adam {
@@ -73,7 +79,15 @@ impl Adam {
                 "see AdamConfig::default",
             ));
         }
-        Ok(Adam { config, trainable: Trainable::of(params), m: state(params)?, v: state(params)?, t: 0 })
+        Ok(Adam {
+            config,
+            trainable: Trainable::of(params),
+            m: state(params)?,
+            v: state(params)?,
+            t: 0,
+            #[cfg(feature = "cuda")]
+            on_gpu: OnGpu::new(params)?,
+        })
     }
 
     /// Steps taken so far.
@@ -108,14 +122,24 @@ impl Adam {
     pub fn step(&mut self, params: &Params) -> Result<()> {
         let spans = self.trainable.spans("Adam::step", params)?;
         let t = self.t + 1;
-        let (mut values, gradients) = (params.values().write::<f32>()?, params.gradients().read::<f32>()?);
-        let (mut m, mut v) = (self.m.write::<f32>()?, self.v.write::<f32>()?);
-        let (values, gradients, m, v) = (&mut *values, &*gradients, &mut *m, &mut *v);
         let AdamConfig { learning_rate, beta_1, beta_2, eps } = self.config;
-        on_cpu!(params.device(), "Adam", {
-            let adam = cpu::adam::Adam { learning_rate, beta_1, beta_2, eps };
-            cpu::adam::step(&adam, t, spans, values, gradients, m, v)
-        })?;
+        let (values, gradients, m, v) = (params.values(), params.gradients(), &self.m, &self.v);
+        on_device!(
+            params.device(), "Adam",
+            cpu: {
+                let adam = cpu::adam::Adam { learning_rate, beta_1, beta_2, eps };
+                let (mut values, mut m, mut v) = (values.write()?, m.write()?, v.write()?);
+                cpu::adam::step(&adam, t, spans, &mut values, &gradients.read()?, &mut m, &mut v)
+            },
+            cuda(gpu): {
+                let step = AdamStep::new(learning_rate, beta_1, beta_2, eps, t);
+                let OnGpu { spans, step } = OnGpu::of(&mut self.on_gpu, step)?;
+                let (mut values, gradients) = (values.device_write()?, gradients.device_read()?);
+                let state = (&mut m.device_write()?, &mut v.device_write()?);
+                let mut copy = params.bf16_values().map(Tensor::device_write).transpose()?;
+                adam::step(gpu.kernels(), spans, step, &mut values, &gradients, state, copy.as_mut(), gpu.stream())
+            },
+        )?;
         self.t = t;
         Ok(())
     }

@@ -1,5 +1,4 @@
 //! Optimisers and weight averaging over a model's arenas: one pass over the span table each.
-#![cfg_attr(not(feature = "cpu"), allow(unused_variables, unused_imports, dead_code))]
 
 mod adam;
 mod sgd;
@@ -9,6 +8,10 @@ pub use adam::{Adam, AdamConfig};
 pub use sgd::{Sgd, SgdConfig};
 pub use swa::{Swa, recompute_batch_norm};
 
+#[cfg(feature = "cuda")]
+use crate::cuda::SpanTable;
+#[cfg(feature = "cuda")]
+use crate::device::Scratch;
 use crate::nn::Params;
 use crate::problem::Span;
 use crate::tensor::Tensor;
@@ -37,6 +40,32 @@ impl Trainable {
             "another one",
             "build the optimiser after freezing and unfreezing layers",
         ))
+    }
+}
+
+/// What a CUDA device holds of an optimiser beside its state: the spans, and the values of a step, at an address that
+/// does not change.
+#[cfg(feature = "cuda")]
+struct OnGpu<S> {
+    spans: SpanTable,
+    step: Scratch<S>,
+}
+
+#[cfg(feature = "cuda")]
+impl<S: bytemuck::Pod> OnGpu<S> {
+    /// `None` on the CPU.
+    fn new(params: &Params) -> Result<Option<OnGpu<S>>> {
+        let Some(gpu) = params.device().gpu() else { return Ok(None) };
+        let (values, gradients) = (params.values().elems(), params.gradients().elems());
+        let spans = SpanTable::new(&params.spans(), values, gradients, gpu.stream())?;
+        Ok(Some(OnGpu { spans, step: Scratch::new(params.device(), 1)? }))
+    }
+
+    /// Sets the values of the step that is queued next.
+    fn of(this: &mut Option<Self>, step: S) -> Result<&mut Self> {
+        let this = this.as_mut().expect("made with the optimiser, on a CUDA device");
+        this.step.copy_from_slice(&[step])?;
+        Ok(this)
     }
 }
 

@@ -1,8 +1,12 @@
+#[cfg(feature = "cuda")]
+use super::OnGpu;
 use super::{Trainable, state};
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::sgd::{self, SgdStep};
 use crate::nn::Params;
-use crate::ops::on_cpu;
+use crate::ops::on_device;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -45,6 +49,8 @@ pub struct Sgd {
     config: SgdConfig,
     trainable: Trainable,
     velocity: Option<Tensor>,
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<OnGpu<SgdStep>>,
 }
 
 impl Sgd {
@@ -64,7 +70,13 @@ impl Sgd {
             ));
         }
         let velocity = (momentum > 0.0).then(|| state(params)).transpose()?;
-        Ok(Sgd { config, trainable: Trainable::of(params), velocity })
+        Ok(Sgd {
+            config,
+            trainable: Trainable::of(params),
+            velocity,
+            #[cfg(feature = "cuda")]
+            on_gpu: OnGpu::new(params)?,
+        })
     }
 
     /// Sets the learning rate of the following steps.
@@ -83,13 +95,25 @@ impl Sgd {
     /// When the trainable set changed since the optimiser was built.
     pub fn step(&mut self, params: &Params) -> Result<()> {
         let spans = self.trainable.spans("Sgd::step", params)?;
-        let (mut values, gradients) = (params.values().write::<f32>()?, params.gradients().read::<f32>()?);
-        let mut velocity = self.velocity.as_ref().map(Tensor::write::<f32>).transpose()?;
-        let (values, gradients, velocity) = (&mut *values, &*gradients, velocity.as_deref_mut());
         let SgdConfig { learning_rate, momentum, weight_decay } = self.config;
-        on_cpu!(params.device(), "Sgd", {
-            let sgd = cpu::sgd::Sgd { learning_rate, momentum, weight_decay };
-            cpu::sgd::step(&sgd, spans, values, gradients, velocity)
-        })
+        let (values, gradients, velocity) = (params.values(), params.gradients(), self.velocity.as_ref());
+        on_device!(
+            params.device(), "Sgd",
+            cpu: {
+                let sgd = cpu::sgd::Sgd { learning_rate, momentum, weight_decay };
+                let mut velocity = velocity.map(Tensor::write).transpose()?;
+                let (mut values, velocity) = (values.write()?, velocity.as_deref_mut());
+                cpu::sgd::step(&sgd, spans, &mut values, &gradients.read()?, velocity)
+            },
+            cuda(gpu): {
+                let step = SgdStep { rate: learning_rate, momentum, weight_decay };
+                let OnGpu { spans, step } = OnGpu::of(&mut self.on_gpu, step)?;
+                let (mut values, gradients) = (values.device_write()?, gradients.device_read()?);
+                let mut velocity = velocity.map(Tensor::device_write).transpose()?;
+                let mut copy = params.bf16_values().map(Tensor::device_write).transpose()?;
+                let (velocity, copy) = (velocity.as_mut(), copy.as_mut());
+                sgd::step(gpu.kernels(), spans, step, &mut values, &gradients, velocity, copy, gpu.stream())
+            },
+        )
     }
 }

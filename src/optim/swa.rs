@@ -1,9 +1,13 @@
+#[cfg(feature = "cuda")]
+use super::OnGpu;
 use super::{Trainable, state};
 use crate::autograd::Tape;
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::swa::{self, SwaStep};
 use crate::nn::{Forward, KerasVersion, Params};
-use crate::ops::on_cpu;
+use crate::ops::on_device;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -24,9 +28,9 @@ use crate::{Error, Result};
 /// let mut builder = ParamsBuilder::new();
 /// let w = builder.param("w", &[1], Init::Constant(1.0));
 /// let params = builder.build(&Device::cpu()?, 0)?;
-/// let swa = Swa::new(&params, 0, 1)?;
+/// let mut swa = Swa::new(&params, 0, 1)?;
 /// swa.update(&params, 0)?;
-/// params.value(w)?.write::<f32>()?[0] = 3.0;
+/// params.value(w)?.fill(3.0f32)?;
 /// swa.update(&params, 1)?;
 /// swa.assign(&params)?;
 /// assert_eq!(params.value(w)?.item()?, 2.0);
@@ -37,6 +41,8 @@ pub struct Swa {
     average: Tensor,
     start: u64,
     period: u64,
+    #[cfg(feature = "cuda")]
+    on_gpu: Option<OnGpu<SwaStep>>,
 }
 
 impl Swa {
@@ -48,7 +54,14 @@ impl Swa {
         if period == 0 {
             return Err(Error::argument("Swa", "a period of at least 1 step", 0, "10 is usual"));
         }
-        Ok(Swa { trainable: Trainable::of(params), average: state(params)?, start, period })
+        Ok(Swa {
+            trainable: Trainable::of(params),
+            average: state(params)?,
+            start,
+            period,
+            #[cfg(feature = "cuda")]
+            on_gpu: OnGpu::new(params)?,
+        })
     }
 
     /// The average, in the gradient arena's layout.
@@ -61,21 +74,30 @@ impl Swa {
         steps > self.start
     }
 
+    /// How many snapshots the average already holds when one is due at the zero-based step `i`; `None` when none is due.
+    ///
+    /// Snapshots fall on `start, start + period, start + 2 · period, …`.
+    pub fn due(&self, i: u64) -> Option<u64> {
+        i.checked_sub(self.start).filter(|since| since % self.period == 0).map(|since| since / self.period)
+    }
+
     /// Takes a snapshot if one is due after zero-based step `i`.
     ///
     /// # Errors
     /// When the trainable set changed since.
-    pub fn update(&self, params: &Params, i: u64) -> Result<()> {
+    pub fn update(&mut self, params: &Params, i: u64) -> Result<()> {
         let spans = self.trainable.spans("Swa::update", params)?;
-        let (values, mut average) = (params.values().read::<f32>()?, self.average.write::<f32>()?);
-        let (values, average) = (&*values, &mut *average);
-        let (start, period) = (self.start, self.period);
-        on_cpu!(params.device(), "Swa", {
-            match cpu::swa::due(i, start, period)? {
-                Some(n) => cpu::swa::update(n, spans, values, average),
-                None => Ok(()),
-            }
-        })
+        let Some(n) = self.due(i) else { return Ok(()) };
+        let (values, average) = (params.values(), &self.average);
+        on_device!(
+            params.device(), "Swa",
+            cpu: cpu::swa::update(n, spans, &values.read()?, &mut average.write()?),
+            cuda(gpu): {
+                let OnGpu { spans, step } = OnGpu::of(&mut self.on_gpu, SwaStep { n: n as f32 })?;
+                let (values, mut average) = (values.device_read()?, average.device_write()?);
+                swa::update(gpu.kernels(), spans, step, &values, &mut average, gpu.stream())
+            },
+        )
     }
 
     /// Copies the average into the weights.
@@ -84,9 +106,8 @@ impl Swa {
     /// When the trainable set changed since, or no snapshot was taken.
     pub fn assign(&self, params: &Params) -> Result<()> {
         let spans = self.trainable.spans("Swa::assign", params)?;
-        let (average, mut values) = (self.average.read::<f32>()?, params.values().write::<f32>()?);
         // The average starts at 0: assigning that would wipe the model out.
-        if average.iter().all(|&v| v == 0.0) {
+        if self.average.read::<f32>()?.iter().all(|&v| v == 0.0) {
             return Err(Error::argument(
                 "Swa::assign",
                 "at least one snapshot",
@@ -94,8 +115,17 @@ impl Swa {
                 format_args!("train past step {}, or start the averaging earlier", self.start),
             ));
         }
-        let (average, values) = (&*average, &mut *values);
-        on_cpu!(params.device(), "Swa", { cpu::swa::assign(spans, average, values) })
+        let (values, average) = (params.values(), &self.average);
+        on_device!(
+            params.device(), "Swa",
+            cpu: cpu::swa::assign(spans, &average.read()?, &mut values.write()?),
+            cuda(gpu): {
+                let spans = &self.on_gpu.as_ref().expect("made with the optimiser, on a CUDA device").spans;
+                let (average, mut values) = (average.device_read()?, values.device_write()?);
+                let mut copy = params.bf16_values().map(Tensor::device_write).transpose()?;
+                swa::assign(gpu.kernels(), spans, &average, &mut values, copy.as_mut(), gpu.stream())
+            },
+        )
     }
 }
 

@@ -187,7 +187,7 @@ fn copy_shared(from: &Params, to: &Params) -> Result<()> {
             target.copy_from(source)?;
         }
     }
-    Ok(())
+    to.refresh_bf16()
 }
 
 /// The tensors one below the other.

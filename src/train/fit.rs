@@ -196,6 +196,7 @@ impl Running {
         let best = saved.then(|| fit.params.snapshot()).transpose()?.map(Rc::new);
         let targets = tensors(fit, best.as_deref());
         file.copy_into(targets.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())))?;
+        fit.params.refresh_bf16()?;
         fit.optimizer.set_t(progress.steps);
         fit.optimizer.set_learning_rate(progress.learning_rate);
         Ok(Running { progress, best, validated: None })
@@ -381,7 +382,7 @@ fn step(session: &Session, fit: &mut Fit, i: u64, batch: &Batch) -> Result<(f32,
     if loss.is_finite() {
         output.loss.backward()?;
         fit.optimizer.step(fit.params)?;
-        if let Some(swa) = &fit.swa {
+        if let Some(swa) = &mut fit.swa {
             swa.update(fit.params, i)?;
         }
     }

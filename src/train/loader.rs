@@ -2,10 +2,16 @@
 
 use crate::augment::{ImageRef, Pipeline};
 use crate::data::{Batches, ImageSet, Pairing, Prefetch};
-use crate::device::Device;
+use crate::device::{Device, Kind};
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
 use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use {
+    super::resident::{self, Key, Resident},
+    crate::cuda::augment_pipeline::Plan,
+    std::sync::OnceLock,
+};
 
 /// One training batch.
 #[derive(Debug, Clone)]
@@ -33,14 +39,15 @@ struct Inner {
     pairing: Pairing,
     seed: u64,
     device: Device,
+    /// The whole set on a CUDA device and a plan per pipeline, made with the first batch; `None` where it does not fit.
+    #[cfg(feature = "cuda")]
+    resident: OnceLock<Option<(Resident, Vec<Plan>)>>,
 }
 
 impl Loader {
     /// Batches of `set` after `pipeline`.
     pub fn new(device: &Device, set: ImageSet, plan: Batches, pipeline: Pipeline, seed: u64) -> Self {
-        let inner =
-            Inner { set, plan, pipelines: vec![pipeline], pairing: Pairing::Paired, seed, device: device.clone() };
-        Loader { inner: Arc::new(inner) }
+        Loader::with(device, set, plan, vec![pipeline], Pairing::Paired, seed)
     }
 
     /// Batches that carry two views: `clean` and `noisy`, aligned as `pairing` says. Labels are those of the noisy
@@ -53,8 +60,27 @@ impl Loader {
         pairing: Pairing,
         seed: u64,
     ) -> Self {
-        let inner =
-            Inner { set, plan, pipelines: vec![clean, noisy.with_branch(1)], pairing, seed, device: device.clone() };
+        Loader::with(device, set, plan, vec![clean, noisy.with_branch(1)], pairing, seed)
+    }
+
+    fn with(
+        device: &Device,
+        set: ImageSet,
+        plan: Batches,
+        pipelines: Vec<Pipeline>,
+        pairing: Pairing,
+        seed: u64,
+    ) -> Self {
+        let inner = Inner {
+            set,
+            plan,
+            pipelines,
+            pairing,
+            seed,
+            device: device.clone(),
+            #[cfg(feature = "cuda")]
+            resident: OnceLock::new(),
+        };
         Loader { inner: Arc::new(inner) }
     }
 
@@ -98,11 +124,30 @@ impl Inner {
         })?;
         let orders: &[&[u32]] = if self.pipelines.len() == 2 { &[clean, &noisy] } else { &[&noisy] };
         let mut images = Vec::with_capacity(orders.len());
-        for (pipeline, indices) in self.pipelines.iter().zip(orders) {
-            images.push(augment(&self.device, &self.set, pipeline, indices, self.seed, step)?);
+        for (number, indices) in (0..self.pipelines.len()).zip(orders) {
+            images.push(self.augment(number, indices, step)?);
         }
         let labels = self.set.labels_of(&noisy)?;
         Ok(Batch { images, labels: Tensor::from_slice(&self.device, &[labels.len()], &labels)?, indices: noisy })
+    }
+}
+
+impl Inner {
+    /// The images `indices` after pipeline `number`.
+    fn augment(&self, number: usize, indices: &[u32], step: u32) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Kind::Cuda(gpu) = self.device.kind() {
+            // Only the loader's worker comes here, so nobody else makes it meanwhile.
+            if self.resident.get().is_none() {
+                let plans = self.pipelines.iter().map(|pipeline| pipeline.plan(gpu.stream())).collect::<Result<_>>()?;
+                let whole = Resident::whole(&self.device, gpu, &self.set)?.map(|resident| (resident, plans));
+                let _ = self.resident.set(whole);
+            }
+            if let Some(Some((resident, plans))) = self.resident.get() {
+                return resident.apply(&self.device, gpu, &plans[number], indices, Key { seed: self.seed, step });
+            }
+        }
+        augment(&self.device, &self.set, &self.pipelines[number], indices, self.seed, step)
     }
 }
 
@@ -118,6 +163,24 @@ pub fn augment(
     seed: u64,
     step: u32,
 ) -> Result<Tensor> {
+    if indices.is_empty() {
+        return Err(Error::argument("augment", "at least one image", 0, "pass a non-empty batch"));
+    }
+    match device.kind() {
+        Kind::Cpu => augment_on_host(device, set, pipeline, indices, seed, step),
+        #[cfg(feature = "cuda")]
+        Kind::Cuda(gpu) => resident::augment(device, gpu, set, pipeline, indices, Key { seed, step }),
+    }
+}
+
+fn augment_on_host(
+    device: &Device,
+    set: &ImageSet,
+    pipeline: &Pipeline,
+    indices: &[u32],
+    seed: u64,
+    step: u32,
+) -> Result<Tensor> {
     let refs: Vec<ImageRef> = indices
         .iter()
         .map(|&i| {
@@ -125,10 +188,7 @@ pub fn augment(
             ImageRef { height, width, data }
         })
         .collect();
-    let Some(first) = refs.first() else {
-        return Err(Error::argument("augment", "at least one image", 0, "pass a non-empty batch"));
-    };
-    let (h, w) = pipeline.output_size(first.height, first.width)?;
+    let (h, w) = pipeline.output_size(refs[0].height, refs[0].width)?;
     let batch = Tensor::empty(device, &[indices.len(), h, w, 3], DType::F32)?;
     {
         let mut out = batch.write::<f32>()?;

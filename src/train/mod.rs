@@ -6,6 +6,8 @@ pub mod fit;
 pub mod history;
 pub mod loader;
 pub mod plot;
+#[cfg(feature = "cuda")]
+mod resident;
 pub mod robustness;
 pub mod session;
 

@@ -1,6 +1,8 @@
 //! What the test binaries share: seeded numbers, the comparison that every numeric test uses, and the oracles.
 #![allow(dead_code, missing_docs)]
 
+#[cfg(all(feature = "nn", feature = "cpu"))]
+pub mod device;
 pub mod oracle;
 
 use std::fmt::Debug;

@@ -13,7 +13,6 @@ fn good() -> ProbeInputs {
         init_code: 0,
         driver_version: 12_020,
         devices: vec![gpu("NVIDIA T4", (7, 5)), gpu("NVIDIA A100", (8, 0)), gpu("NVIDIA H100", (9, 0))],
-        kernels_present: true,
     }
 }
 
@@ -97,34 +96,21 @@ fn compute_capability_too_low_names_the_best_gpu() {
 }
 
 #[test]
-fn missing_kernels_carry_what_the_hardware_offers() {
-    let error = decide(&ProbeInputs { kernels_present: false, ..good() }, None).unwrap_err();
-    assert_says(
-        &error,
-        "CUDA kernels not in this version (cuda:1 is NVIDIA A100, compute capability 8.0, 80 GiB)",
-        "CPU",
-    );
-    let bare = ProbeInputs { kernels_present: false, library_present: false, ..good() };
-    assert_says(
-        &decide(&bare, None).unwrap_err(),
-        "CUDA kernels not in this version (and the CUDA driver library",
-        "CPU",
-    );
-}
-
-#[test]
 fn becomes_the_crate_error() {
     let error = ProbeError::NoDevice.into_error("cuda:0").to_string();
     assert!(error.starts_with("device cuda:0: the driver shows no GPU; check"), "{error}");
 }
 
-/// Whatever the machine, this version says that it has no kernels; it neither panics nor pretends.
+/// Whatever the machine, the probe answers; it neither panics nor makes up a GPU.
 #[test]
-fn the_real_probe_ends_in_missing_kernels() {
-    for result in [probe(), probe_device(0), probe_device(usize::MAX)] {
-        let error = result.expect_err("no kernels in this version");
-        assert!(error.reason().starts_with("CUDA kernels not in this version"), "{error}");
-    }
+fn the_real_probe_answers() {
+    assert!(matches!(
+        probe_device(usize::MAX),
+        Err(ProbeError::NoDriverLibrary | ProbeError::NoSuchDevice { .. } | ProbeError::InitFailed { .. })
+            | Err(ProbeError::NoDevice | ProbeError::DriverTooOld { .. } | ProbeError::MissingSymbol { .. })
+            | Err(ProbeError::QueryFailed { .. })
+    ));
+    assert_eq!(probe().ok(), probe().ok());
 }
 
 /// The reader against a driver library that we compile: each child process opens another fake.
@@ -138,8 +124,7 @@ mod reader {
     #[test]
     #[ignore = "run by the other tests in a child process with a fake driver library"]
     fn child() {
-        let Err(ProbeError::KernelsMissing { hardware }) = probe() else { panic!("no kernels in this version") };
-        match *hardware {
+        match probe() {
             Ok(gpu) => println!("<found cuda:{} {} {}>", gpu.ordinal, gpu.info, gpu.info.total_memory),
             Err(error) => println!("<failed {error:?}>"),
         }

@@ -11,6 +11,9 @@
 #![cfg(feature = "train")]
 
 mod case;
+#[path = "../common/device.rs"]
+#[allow(dead_code)] // Other test binaries use the rest.
+mod device;
 mod images;
 mod index;
 mod layers;
@@ -224,7 +227,7 @@ fn judge(case: &Case, cache: &resnet::Cache, allow_skip: &BTreeSet<String>) -> F
 
 /// Computes and compares all rows of a folder.
 fn check(folder: &Folder, allow_skip: &BTreeSet<String>) -> Fallible<Report> {
-    let device = Device::cpu()?;
+    let device = device::device();
     let cache = resnet::Cache::default();
     let mut report = Report::default();
     for (file, contents) in &folder.files {

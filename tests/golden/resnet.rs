@@ -166,7 +166,7 @@ impl Model {
             shape.rotate_left(1);
             let values = formula_weights(name, &shape, 0, gain(name), tensor.elems())?;
             let outputs = if shape.len() > 1 { shape[shape.len() - 1] } else { 1 };
-            tensor.write::<f32>()?.copy_from_slice(&outputs_first(&values, outputs));
+            tensor.copy_from_slice(&outputs_first(&values, outputs))?;
         }
         let start = params.snapshot()?;
         Ok(Model { classes, net, params, start })

@@ -33,7 +33,7 @@ impl Playback {
     fn play(&self, mut step: impl FnMut(usize, &Params) -> Fallible<()>) -> Fallible<()> {
         let elems = self.grads.len() / self.steps.max(1);
         for t in 0..self.steps {
-            self.params.gradients().write::<f32>()?[..elems].copy_from_slice(&self.grads[t * elems..][..elems]);
+            self.params.gradients().view(0, &[elems])?.copy_from_slice(&self.grads[t * elems..][..elems])?;
             step(t, &self.params)?;
         }
         Ok(())
@@ -89,7 +89,7 @@ pub fn swa(case: &Case, wants_average: bool) -> Fallible<Output> {
         }
         other => return fail(format!("arg `inner`: no optimiser `{other}`")),
     };
-    let swa = Swa::new(params, case.size("start_averaging")? as u64, case.size("average_period")? as u64)?;
+    let mut swa = Swa::new(params, case.size("start_averaging")? as u64, case.size("average_period")? as u64)?;
     let mut trace = Vec::new();
     playback.play(|t, params| {
         step(params)?;

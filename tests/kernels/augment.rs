@@ -11,6 +11,9 @@ use warpsmith::cuda::augment_geometry::{self as cuda, CropBox, FillMode, Interpo
 use warpsmith::cuda::augment_pipeline::{AugmentStep, ImageTable, Plan, Rows, apply, memory};
 use warpsmith::cuda::augment_pixel as cuda_pixel;
 
+/// No workspace.
+const NONE: Option<&mut CudaSlice<u8>> = None;
+
 pub const CASES: &[Case] = &[
     ("augment::resize_crop_flip_u8_equal_the_cpu", || resize_crop_flip::<u8>()),
     ("augment::resize_crop_flip_f32_equal_the_cpu", || resize_crop_flip::<f32>()),
@@ -443,7 +446,7 @@ fn several_sizes_and_a_resident_set() {
         let (pixels, indices, step) = (gpu.put(&data), gpu.put(&indices), gpu.put(&[2]));
         // SAFETY: the kernel writes every value and reads none.
         let mut y = unsafe { s.alloc::<f32>(want.len()) }.unwrap();
-        apply(&gpu.kernels, &plan, &table, Rows::DataSet, &pixels, &indices, 9, &step, None, &mut y, s).unwrap();
+        apply(&gpu.kernels, &plan, &table, Rows::DataSet, &pixels, &indices, 9, &step, NONE, &mut y, s).unwrap();
         assert_bits(&gpu.get(&y), &want, "resident");
     }
 }
@@ -485,7 +488,7 @@ fn bad_input() {
     let fine = plan(&[AugmentStep::resize(4, 5), AugmentStep::truncate()]);
     let mut y = zeros::<f32>(120);
     let one = gpu.put(&[0u32]);
-    let result = apply(k, &fine, &table, Rows::Batch, &pixels, &one, 0, &step, None, &mut y, s);
+    let result = apply(k, &fine, &table, Rows::Batch, &pixels, &one, 0, &step, NONE, &mut y, s);
     assert_error(result, &["2 elements in `indices`, got 1"]);
     let two = gpu.put(&[0u32, 1]);
     let mut small = zeros::<u8>(100);
@@ -493,6 +496,6 @@ fn bad_input() {
     assert_error(result, &["at least 128 bytes of workspace", "100"]);
     let large = plan(&[AugmentStep::resize(400, 400), AugmentStep::truncate()]);
     let mut y = zeros::<f32>(2 * 400 * 400 * 3);
-    let result = apply(k, &large, &table, Rows::Batch, &pixels, &two, 0, &step, None, &mut y, s);
+    let result = apply(k, &large, &table, Rows::Batch, &pixels, &two, 0, &step, NONE, &mut y, s);
     assert_error(result, &["a workspace of at least 960000 bytes", "ask `memory`"]);
 }

@@ -15,6 +15,7 @@ mod abi;
 mod augment;
 mod batch_norm;
 mod conv2d;
+mod device;
 mod elementwise;
 mod gemm;
 mod gpu;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         pool2d::CASES,
         losses::CASES,
         supcon::CASES,
+        device::CASES,
     ]
     .concat();
     let trials = cases.iter().map(|&(name, case)| {

@@ -1,7 +1,7 @@
 //! The tape: what it adds up, what it keeps, what it lets go, and what it refuses.
 
 use crate::common::{assert_close, random};
-use crate::{assert_error, bits, device, f32s};
+use crate::{assert_error, bits, device, f32s, own_device};
 use std::cell::Cell;
 use std::rc::Rc;
 use warpsmith::nn::{Dense, Forward, Init, ParamsBuilder};
@@ -85,7 +85,7 @@ fn ops_after_the_root_do_not_count() {
 
 #[test]
 fn no_grad_keeps_nothing() {
-    let device = device();
+    let device = own_device();
     let start = f32s(&device, &[1024], &random(1024, 1));
     let before = device.memory();
     device.reset_peak_memory();
@@ -116,7 +116,7 @@ fn constants_record_nothing() {
 fn backward_frees_activations_as_it_walks() {
     const OPS: usize = 20;
     const BYTES: usize = 4096;
-    let device = device();
+    let device = own_device();
     let tape = Tape::new();
     let x = tape.leaf(f32s(&device, &[BYTES / 4], &random(BYTES / 4, 1)));
     // An op at the bottom of the tape looks at the memory when the walk reaches it, last of all.
@@ -208,9 +208,9 @@ fn a_parameter_and_its_accumulator_must_agree() {
     for wrong in [
         zeros(&device, &[3, 2], DType::F32),
         zeros(&device, &[2, 3], DType::Bf16),
-        zeros(&crate::device(), &[2, 3], DType::F32),
+        zeros(&own_device(), &[2, 3], DType::F32),
     ] {
-        assert_error(tape.parameter(w.clone(), wrong), &["Tape::parameter", "shape, type and device"]);
+        assert_error(tape.parameter(w.clone(), wrong), &["Tape::parameter", "shape and device, and its type or f32"]);
     }
 }
 

@@ -12,9 +12,14 @@ mod tensor;
 
 use warpsmith::{Device, Error, Tensor};
 
-/// A CPU device with a memory pool of its own.
+/// The CPU, or the CUDA device of the tests.
 fn device() -> Device {
-    Device::cpu().expect("the CPU is always there")
+    common::device::device()
+}
+
+/// Such a device with a memory pool of its own.
+fn own_device() -> Device {
+    common::device::own_device()
 }
 
 /// An f32 tensor of these values.

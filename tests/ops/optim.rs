@@ -29,7 +29,7 @@ fn model() -> Model {
         ENTRIES.iter().map(|&(name, n, _)| builder.param(name, &[n], Init::Constant(0.0))).collect();
     let mut params = builder.build(&device, 0).unwrap();
     for (i, (&id, &(_, n, _))) in ids.iter().zip(&ENTRIES).enumerate() {
-        params.value(id).unwrap().write::<f32>().unwrap().copy_from_slice(&random(n, 100 + i as u64));
+        params.value(id).unwrap().copy_from_slice(&random(n, 100 + i as u64)).unwrap();
     }
     params.set_trainable(|name| ENTRIES.iter().any(|&(entry, _, trainable)| entry == name && trainable)).unwrap();
     Model { params, ids }
@@ -61,7 +61,7 @@ impl Model {
         for (i, (&id, &(_, n, _))) in self.ids.iter().zip(&ENTRIES).enumerate() {
             if let Some(gradient) = self.params.gradient(id).unwrap() {
                 let values = random(n, seed * 1000 + i as u64);
-                gradient.write::<f32>().unwrap().copy_from_slice(&values);
+                gradient.copy_from_slice(&values).unwrap();
                 all.extend(values);
             }
         }
@@ -164,7 +164,7 @@ fn sgd_is_the_formula() {
 fn swa_is_the_mean_of_its_snapshots() {
     let model = model();
     let (start, period) = (1, 2);
-    let swa = Swa::new(&model.params, start, period).unwrap();
+    let mut swa = Swa::new(&model.params, start, period).unwrap();
     let untouchable = model.untouchable();
     let mut sum = vec![0.0; model.trainable().len()];
     let mut count = 0.0;
@@ -172,7 +172,7 @@ fn swa_is_the_mean_of_its_snapshots() {
         for (&id, &(_, n, trainable)) in model.ids.iter().zip(&ENTRIES) {
             if trainable {
                 let values = random(n, 1000 * i + n as u64);
-                model.params.value(id).unwrap().write::<f32>().unwrap().copy_from_slice(&values);
+                model.params.value(id).unwrap().copy_from_slice(&values).unwrap();
             }
         }
         let live = bits(model.params.values());
@@ -198,7 +198,7 @@ fn a_changed_trainable_set_is_refused() {
     let mut model = model();
     let mut adam = Adam::new(&model.params, AdamConfig::default()).unwrap();
     let mut sgd = Sgd::new(&model.params, SgdConfig::default()).unwrap();
-    let swa = Swa::new(&model.params, 0, 1).unwrap();
+    let mut swa = Swa::new(&model.params, 0, 1).unwrap();
     swa.update(&model.params, 0).unwrap();
     model.params.unfreeze("d").unwrap();
     let before = bits(model.params.values());

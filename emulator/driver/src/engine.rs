@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::check::arena::Arena;
+use crate::check::order::Foreign;
 use crate::check::race;
 use crate::exec::alu::Level;
 use crate::exec::grid::{self, Launch, Options, Outcome};
@@ -22,6 +23,8 @@ pub struct Device {
     pub arena: Arena,
     /// Host vector level.
     pub level: Level,
+    /// The newest architecture that it runs, such as 80.
+    pub architecture: u32,
     epoch: AtomicU32,
 }
 
@@ -60,12 +63,24 @@ impl Default for Settings {
 impl Device {
     /// A device with `memory` bytes.
     pub fn new(memory: u64) -> Result<Device, String> {
-        Ok(Device { arena: Arena::new(memory)?, level: Level::detect(), epoch: AtomicU32::new(0) })
+        Ok(Device {
+            arena: Arena::new(memory)?,
+            level: Level::detect(),
+            architecture: u32::MAX,
+            epoch: AtomicU32::new(0),
+        })
     }
 
     /// Parses and lowers PTX text, and places its variables.
     pub fn load(&self, text: &str) -> Result<Module, LoadError> {
         let tree = parse(text)?;
+        if tree.architecture() > self.architecture {
+            let text = format!(
+                "`.target {}` is newer than the device, which is sm_{}: compile for compute_{} or choose another profile",
+                tree.target, self.architecture, self.architecture
+            );
+            return Err(LoadError::new(tree.target_line, text));
+        }
         let mut symbols = Symbols::new();
         let placed = self.place(&tree, &mut symbols);
         let result = placed.and_then(|()| {
@@ -215,6 +230,22 @@ impl Device {
 
     /// Runs a kernel. The caller has checked the launch limits and the size of the parameter block.
     pub fn launch(&self, kernel: &Kernel, launch: &Launch, settings: &Settings) -> Outcome {
+        self.launch_beside(kernel, launch, settings, None)
+    }
+
+    /// The number under which the next launch leaves its records.
+    pub fn next_tag(&self) -> u32 {
+        (self.epoch.load(Ordering::Relaxed) + 1) % race::MAX_LAUNCH
+    }
+
+    /// Runs a kernel beside operations of other streams that nothing orders before it.
+    pub fn launch_beside(
+        &self,
+        kernel: &Kernel,
+        launch: &Launch,
+        settings: &Settings,
+        foreign: Option<&Foreign>,
+    ) -> Outcome {
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
         if epoch.is_multiple_of(race::MAX_LAUNCH) {
             self.arena.forget_races();
@@ -237,6 +268,6 @@ impl Device {
             },
             workspace: 0,
         };
-        grid::launch(kernel, &self.arena, launch, &options)
+        grid::launch(kernel, &self.arena, launch, &options, foreign)
     }
 }

@@ -866,3 +866,98 @@ fn after_a_fault_only_giving_back_works() {
     let report = warpsmith_emulator::report().unwrap();
     assert_eq!(report.findings.len(), 1, "{}", report.table());
 }
+
+/// Attributes that CUDA 13.0 does not know are an error, as the driver's; what programs ask for has its published value.
+#[test]
+fn attributes_of_the_device_and_of_functions() {
+    let t = Turn::new();
+    let ask = |attribute: i32| {
+        let mut v = -7;
+        // SAFETY: the enumeration is a C int, and any is asked for here.
+        let code = unsafe {
+            let library = libc::dlopen(c"libcuda.so".as_ptr(), libc::RTLD_LAZY);
+            let f = libc::dlsym(library, c"cuDeviceGetAttribute".as_ptr());
+            let f: extern "C" fn(*mut i32, i32, i32) -> sys::CUresult = std::mem::transmute(f);
+            f(&mut v, attribute, 0)
+        };
+        (code, v)
+    };
+    for (attribute, value) in [
+        (1, 1024),
+        (10, 32),
+        (11, i32::MAX),
+        (16, 108),
+        // 1593 MHz twice, 640 bytes: 2039 GB/s.
+        (36, 1_592_968),
+        (37, 5120),
+        (39, 2048),
+        (75, 8),
+        (78, 1),
+        // 19.5 to 9.7 TFLOP/s.
+        (87, 2),
+        (97, 163 << 10),
+        (115, 1),
+        // Managed memory, and the last one of CUDA 13.0.
+        (83, 0),
+        (147, 0),
+    ] {
+        assert_eq!(ask(attribute), (sys::CUresult::CUDA_SUCCESS, value), "attribute {attribute}");
+    }
+    for unknown in [0, -1, 148, 9999] {
+        assert_eq!(ask(unknown), (sys::CUresult::CUDA_ERROR_INVALID_VALUE, -7), "attribute {unknown}");
+        let e = cudarc::driver::DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE);
+        let text = e.error_string().unwrap().to_string_lossy().into_owned();
+        assert!(text.contains(&format!("device attribute {unknown}: CUDA 13.0")), "{text}");
+    }
+    use sys::CUfunction_attribute_enum::*;
+    let f = t.kernel("vector_add");
+    assert_eq!(f.get_attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK).unwrap(), 1024);
+    assert_eq!(f.get_attribute(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT).unwrap(), -1);
+    let e = f.get_attribute(CU_FUNC_ATTRIBUTE_MAX).unwrap_err();
+    assert_eq!(e.0, sys::CUresult::CUDA_ERROR_INVALID_VALUE);
+    assert!(e.error_string().unwrap().to_string_lossy().contains("function attribute 16: CUDA 13.0 knows 0 to 15"));
+    f.set_attribute(CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 50).unwrap();
+    let e = f.set_attribute(CU_FUNC_ATTRIBUTE_NUM_REGS, 4).unwrap_err();
+    assert!(e.error_string().unwrap().to_string_lossy().contains("function attribute 4 cannot be set"));
+}
+
+/// PTX for a newer device or of a newer toolkit: what the driver's compiler makes of it (`SM version specified by .target
+/// is higher`) is an invalid PTX, and an unsupported version has a code of its own.
+#[test]
+fn modules_for_newer_devices_and_toolkits() {
+    let t = Turn::new();
+    let text = |version: &str, target: &str| {
+        format!(".version {version}\n.target {target}\n.address_size 64\n.visible .entry k()\n{{\nret;\n}}\n")
+    };
+    let load = |version: &str, target: &str| {
+        let e = t.context.load_module(Ptx::from_src(text(version, target))).map(|_| ()).err();
+        e.map(|e| (e.0, e.error_string().unwrap().to_string_lossy().into_owned()))
+    };
+    for (profile, target, runs) in [
+        ("sm_80", "sm_80", true),
+        ("sm_80", "sm_75", true),
+        ("sm_80", "sm_86", false),
+        ("sm_80", "sm_90", false),
+        ("sm_80", "sm_90a", false),
+        ("sm_90", "sm_80", true),
+        ("sm_90", "sm_90", true),
+        ("sm_90", "sm_90a", true),
+        ("sm_90", "sm_100", false),
+    ] {
+        warpsmith_emulator::configure("profile", profile).unwrap();
+        let said = load("8.0", target);
+        warpsmith_emulator::configure("profile", "sm_80").unwrap();
+        if runs {
+            assert_eq!(said, None, "{target} on {profile}");
+        } else {
+            let (code, said) = said.unwrap();
+            assert_eq!(code, Code::CUDA_ERROR_INVALID_PTX, "{target} on {profile}");
+            let words = format!("PTX line 2: `.target {target}` is newer than the device, which is {profile}");
+            assert!(said.starts_with(&words), "{said}");
+        }
+    }
+    assert_eq!(load("9.0", "sm_80"), None);
+    let (code, said) = load("9.1", "sm_80").unwrap();
+    assert_eq!(code, Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
+    assert!(said.starts_with("PTX line 1: PTX 9.1 is newer than 9.0, the last version of CUDA 13.0"), "{said}");
+}

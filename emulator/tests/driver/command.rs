@@ -25,11 +25,12 @@ fn child_program() {
         println!("install: {:?}", warpsmith_emulator::install().map_err(|e| e.to_string()));
         return;
     }
+    let (what, end) = what.split_once(" then ").unwrap_or((&what, ""));
     let context = CudaContext::new(0).unwrap();
     println!("on {}", context.name().unwrap());
     let stream = context.default_stream();
     let x = stream.clone_htod(&[1f32; 64]).unwrap();
-    match &what[..] {
+    match what {
         "dereference" => {
             let p = x.device_ptr(&stream).0 + 12;
             // SAFETY: none: this is the bug, and the process must die of it.
@@ -46,6 +47,12 @@ fn child_program() {
         "busy" => busy(&context, &stream),
         "for ever" => for_ever(&context, &stream),
         "exit in callback" => exit_in_callback(&stream),
+        "wait" => {
+            let paths = std::env::var("LD_LIBRARY_PATH").unwrap();
+            println!("folder {}", paths.split(':').next().unwrap());
+            std::thread::sleep(std::time::Duration::from_secs(60));
+            println!("nobody came");
+        }
         _ => {
             let mut y = stream.alloc_zeros::<f32>(64).unwrap();
             let basic = context.load_module(Ptx::from_src(crate::BASIC)).unwrap();
@@ -67,6 +74,35 @@ fn child_program() {
             if let Err(e) = stream.synchronize() {
                 println!("the program saw: {}", e.error_string().unwrap().to_string_lossy());
             }
+            end_as(end);
+        }
+    }
+}
+
+/// Ends of a program other than a return from `main`.
+fn end_as(end: &str) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: each of these ends the process or, in the child of `fork`, calls nothing but the driver and `exit`.
+    unsafe {
+        match end {
+            "" => {}
+            "_exit" => libc::_exit(0),
+            "abort" => std::process::abort(),
+            "kill" => drop(libc::kill(libc::getpid(), libc::SIGKILL)),
+            "exec" => panic!("{}", Command::new("true").exec()),
+            "fork" => match libc::fork() {
+                0 => {
+                    let codes = [cudarc::driver::sys::cuInit(0), cudarc::driver::sys::cuCtxSynchronize()];
+                    let refused = codes.iter().all(|&c| c == cudarc::driver::sys::CUresult::CUDA_ERROR_NOT_INITIALIZED);
+                    libc::exit(if refused { 0 } else { 1 });
+                }
+                child => {
+                    let mut status = 0;
+                    libc::waitpid(child, &mut status, 0);
+                    println!("the forked child ended with {status}");
+                }
+            },
+            _ => panic!("unknown end {end}"),
         }
     }
 }
@@ -189,7 +225,7 @@ fn exit_codes_and_findings() {
     let (code, text) = emulate("exit 3", &[]);
     assert_eq!(code, Some(3), "the program's own code goes before: {text}");
     let (code, text) = emulate("abort", &[]);
-    assert!(code == Some(128 + 6) && text.contains("signal 6 ended the program before it could report"), "{text}");
+    assert!(code == Some(128 + 6) && text.contains("was ended by signal 6 before it could report"), "{text}");
     let (code, text) = emulate("no cuda", &[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("made no use of the CUDA driver API"), "{text}");
@@ -209,6 +245,109 @@ fn nothing_hangs() {
     let (code, text) = emulate("exit in callback", &[]);
     assert_eq!(code, Some(7), "{text}");
     assert!(text.contains("a host function ended the program"), "{text}");
+    assert!(
+        text.contains("ended without a report (through _exit, exec, a signal, or inside a host function)"),
+        "{text}"
+    );
+}
+
+const RACE: &str = "finding  shared-race: write after read at shared address 0x80";
+
+/// Findings are on disk when they are made: no end of the process loses them, and a process without a report is named.
+#[test]
+fn findings_outlive_every_end_of_a_process() {
+    let known = "of it there are 2 findings; its counters and leaks are not known";
+    for (end, code, how) in [
+        ("_exit", 1, "ended without a report (through _exit, exec, a signal, or inside a host function)"),
+        ("exec", 1, "ended without a report (through _exit, exec, a signal, or inside a host function)"),
+        ("abort", 128 + 6, "was ended by signal 6 before it could report"),
+        ("kill", 128 + 9, "was ended by signal 9 before it could report"),
+    ] {
+        let (got, text) = emulate(&format!("race then {end}"), &[]);
+        assert_eq!(got, Some(code), "{end}: {text}");
+        assert!(text.contains(RACE) && text.contains(&format!("{how}: {known}")), "{end}: {text}");
+        assert!(text.contains("no report  process ") && text.contains("command::child_program"), "{end}: {text}");
+        // The twin without the race: nothing is found, but nothing is promised either.
+        let (got, text) = emulate(&format!("clean then {end}"), &[]);
+        assert_eq!(got, Some(if code == 1 { 0 } else { code }), "{end}: {text}");
+        let unknown = "what its kernels did, its counters and leaks are not known";
+        assert!(!text.contains("finding  ") && text.contains(&format!("{how}: {unknown}")), "{end}: {text}");
+    }
+    let (code, text) = emulate("race", &[]);
+    assert!(code == Some(1) && text.contains(RACE) && !text.contains("no report"), "{text}");
+}
+
+/// The child of a fork has no driver, and what it inherited is reported once, by its parent.
+#[test]
+fn forks_report_nothing_twice() {
+    let (code, text) = emulate("race then fork", &[]);
+    assert!(code == Some(1) && text.contains("the forked child ended with 0"), "{text}");
+    assert!(text.contains("this process was forked from one that had initialised the driver"), "{text}");
+    assert_eq!(text.matches("finding  ").count(), 2, "{text}");
+    assert!(text.contains("\nrace_war  ") && text.contains("launches 1") && !text.contains("launches 2"), "{text}");
+    assert!(!text.contains("no report"), "{text}");
+}
+
+/// A shell script: what each of its programs did is in the report, in their order, whatever became of the others.
+#[test]
+fn every_process_of_a_script_reports() {
+    let json = scratch("script.json");
+    let run = |script: &str, options: &[&str]| {
+        let out = command()
+            .args(options)
+            .args(["--", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .output()
+            .unwrap();
+        (out.status.code(), text(&out))
+    };
+    let start =
+        |what: &str| format!("WARPSMITH_TEST_CHILD='{what}' \"$0\" command::child_program --exact --nocapture; ");
+    // The findings of the first program of the script used to be lost to the report of the second.
+    let script = start("race") + &start("leak") + &start("clean");
+    let (code, text) = run(&script, &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(RACE) && text.contains("finding  leak: allocation 1 (256 bytes"), "{text}");
+    assert!(text.contains("\nrace_war  ") && text.contains("launches 2"), "vector_add ran in two programs: {text}");
+    let (code, text) = run(&(start("clean") + &start("clean")), &[]);
+    assert!(code == Some(0) && text.contains("launches 2") && !text.contains("finding  "), "{text}");
+    // One of them is killed: the others report.
+    let script = start("race then kill") + &start("clean");
+    let (code, text) = run(&script, &["--report", &format!("json={}", json.display())]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(RACE) && text.contains("no report  process "), "{text}");
+    let report: warpsmith_emulator::Report = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    std::fs::remove_file(&json).unwrap();
+    assert_eq!((report.launches.len(), report.findings.len(), report.unreported.len()), (1, 2, 1));
+    assert!(report.unreported[0].contains("of it there are 2 findings"), "{report:?}");
+    assert_eq!(report.profile, "sm_80");
+}
+
+/// Who interrupts the command interrupts the program; the command reports and leaves nothing behind.
+#[test]
+fn signals_end_the_program_and_leave_no_folder() {
+    use std::io::BufRead;
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut child = command()
+            .arg("--")
+            .arg(std::env::current_exe().unwrap())
+            .args(["command::child_program", "--exact", "--nocapture"])
+            .env("WARPSMITH_TEST_CHILD", "wait")
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let folder = lines.find_map(|l| l.split_once("folder ").map(|(_, f)| PathBuf::from(f))).unwrap();
+        assert!(folder.join("libcuda.so").exists(), "{}", folder.display());
+        // SAFETY: the child has not been waited for.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        let out = child.wait_with_output().unwrap();
+        let text = text(&out);
+        assert_eq!(out.status.code(), Some(128 + signal), "{text}");
+        assert!(text.contains(&format!("was ended by signal {signal} before it could report")), "{text}");
+        assert!(!folder.exists(), "{} was left", folder.display());
+    }
 }
 
 /// A program that links the driver when it is built, as those with cust do.
@@ -296,20 +435,63 @@ fn options() {
         (&["--profile", "sm_30", "--", "true"][..], "expected sm_80 or sm_90"),
         (&["--checks", "some", "--", "true"], "expected all or memory or none"),
         (&["--seed", "x", "--", "true"], "expected a number"),
-        (&["--report", "xml", "--", "true"], "expected table"),
-        (&["--resources", "no/such/file", "--", "true"], "no such file"),
+        (&["--report", "xml", "--", "true"], "expected table or json=FILE"),
+        (&["--report", "json=", "--", "true"], "--report json=: the name of a file is missing"),
+        (&["--resources", "no/such/file", "--", "true"], "--resources no/such/file: No such file"),
         (&["--budget", "no/such/file", "--", "true"], "--budget no/such/file: "),
         (&["--wrong", "1", "--", "true"], "unknown option --wrong"),
+        (&["-x", "--", "true"], "unknown option -x\nusage: warpsmith-emulate"),
         (&["--seed"], "--seed needs a value"),
-        (&["--seed", "1"], "usage: warpsmith-emulate"),
+        (&["--seed", "--", "true"], "--seed needs a value"),
+        (&["--seed=x", "true"], "--seed x: expected a number"),
+        (&["--seed", "1"], "no program to run\nusage: warpsmith-emulate"),
+        (&["--"], "no program to run\nusage: warpsmith-emulate"),
+        (&[], "no program to run\nusage: warpsmith-emulate"),
         (&["--", "no/such/program"], "cannot start no/such/program"),
     ] {
         let out = command().args(args).output().unwrap();
         assert_eq!(out.status.code(), Some(2), "{args:?}");
         assert!(text_has(&out, words), "{args:?}: {}", self::text(&out));
     }
-    let out = command().arg("--help").output().unwrap();
-    assert!(out.status.success() && text_has(&out, "--resources"));
+    for help in ["--help", "-h"] {
+        let out = command().arg(help).output().unwrap();
+        assert!(out.status.success() && text_has(&out, "--resources"), "{help}");
+    }
+    // Without `--` the first word that is no option is the program; its own options are its own.
+    for args in [&["--seed=1", "echo", "--seed", "x"][..], &["--seed", "1", "--", "echo", "--seed", "x"]] {
+        let out = command().args(args).output().unwrap();
+        assert!(out.status.success() && out.stdout == b"--seed x\n", "{args:?}: {}", self::text(&out));
+    }
+}
+
+/// A file that cannot be written is found out before the program runs, and a report that never comes leaves no file.
+#[test]
+fn the_file_of_the_report_is_tried_first() {
+    let (folder, ran) = (scratch("no-such-folder"), scratch("ran"));
+    let file = folder.join("report.json");
+    let run = |program: &[&str]| {
+        let option = format!("json={}", file.display());
+        let out = command().args(["--report", &option, "--"]).args(program).output().unwrap();
+        (out.status.code(), text(&out))
+    };
+    let (code, said) = run(&["touch", &ran.display().to_string()]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains(&format!("--report json={}: No such file or directory", file.display())), "{said}");
+    assert!(!ran.exists(), "the program ran although its report cannot be written");
+    std::fs::create_dir(&folder).unwrap();
+    let (code, said) = run(&["no/such/program"]);
+    assert!(code == Some(2) && !file.exists(), "{said}");
+    // A program that makes no use of the driver has an empty report.
+    let (code, said) = run(&["true"]);
+    assert_eq!(code, Some(0), "{said}");
+    let report: warpsmith_emulator::Report = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert!(report.launches.is_empty() && report.findings.is_empty());
+    // An older, longer report is replaced whole.
+    std::fs::write(&file, "x".repeat(10_000)).unwrap();
+    run(&["true"]);
+    let again: warpsmith_emulator::Report = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert!(again.launches.is_empty());
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 fn text_has(out: &Output, words: &str) -> bool {

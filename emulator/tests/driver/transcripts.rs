@@ -266,10 +266,10 @@ const CASES: &[Case] = &[
     Case {
         title: "Missing event wait between streams",
         bug: "stream a writes y, stream b reads y, nothing orders b after a",
-        says: "uninitialised",
+        says: "stream-race",
         run: |l| {
             let (a, b) = (l.context.new_stream().unwrap(), l.context.new_stream().unwrap());
-            let (x, y, z) = (l.ones(64), l.buffer(256), l.zeros(64));
+            let (x, y, z) = (l.ones(64), l.zeros(64), l.zeros(64));
             l.context.synchronize().unwrap();
             l.launch("copy", 1, 64, 0, &[P(x), P(y), I(64)], &a);
             l.launch("copy", 1, 64, 0, &[P(y), P(z), I(64)], &b);

@@ -207,3 +207,71 @@ extern "C" __global__ void copy(const float* x, float* y, int n) {
 }
 // Bytes of one word written by different warps: no race.
 extern "C" __global__ void bytes_ok(const unsigned char* x, unsigned char* y) { y[threadIdx.x * 32 % 127 + threadIdx.x / 127] = x[threadIdx.x]; }
+// Each half of the warp has a mask: it orders nothing between the halves.
+extern "C" __global__ void partial_syncwarp(const float* x, float* y, unsigned low, unsigned high, int flip) {
+    __shared__ float s[32];
+    int lane = threadIdx.x;
+    s[lane] = x[lane];
+    __syncwarp(lane < 16 ? low : high);
+    y[lane] = s[lane ^ flip];
+}
+// Lane 1 meets lane 0, then lane 2: what lane 0 wrote is known to lane 2, or would be the other way round.
+extern "C" __global__ void chained_syncwarp(const float* x, float* y, int last) {
+    __shared__ float s[32];
+    int lane = threadIdx.x;
+    s[lane] = x[lane];
+    if (lane < 2) __syncwarp(3u);
+    if (lane == 1 || lane == 2) __syncwarp(6u);
+    if (lane == last) y[lane] = s[2 - last];
+}
+// Many barriers before the race.
+extern "C" __global__ void late_race(const float* x, float* y, int barriers, int last_one) {
+    __shared__ float s[64];
+    for (int i = 0; i < barriers; i++) __syncthreads();
+    s[threadIdx.x] = x[threadIdx.x];
+    if (last_one) __syncthreads();
+    y[threadIdx.x] = s[63 - threadIdx.x];
+}
+extern "C" __global__ void late_race_warp(const float* x, float* y, int barriers, int last_one) {
+    __shared__ float s[32];
+    for (int i = 0; i < barriers; i++) __syncwarp();
+    s[threadIdx.x] = x[threadIdx.x];
+    if (last_one) __syncwarp();
+    y[threadIdx.x] = s[31 - threadIdx.x];
+}
+// A fence orders what others see of one thread: it is no meeting of the lanes.
+extern "C" __global__ void fence_is_no_barrier(const float* x, float* y, int meet) {
+    __shared__ float s[32];
+    s[threadIdx.x] = x[threadIdx.x];
+    __threadfence_block();
+    if (meet) __syncwarp();
+    y[threadIdx.x] = s[31 - threadIdx.x];
+}
+// Two arrays side by side: one element more, or less, lies in the neighbour.
+extern "C" __global__ void neighbours(float* y, int n, int m) {
+    __shared__ float low[32];
+    __shared__ float high[32];
+    low[threadIdx.x + n] = 1.f;
+    high[(int)threadIdx.x + m] = 2.f;
+    __syncthreads();
+    y[threadIdx.x] = low[threadIdx.x + n] + high[(int)threadIdx.x + m];
+}
+extern "C" __global__ void before_dynamic(float* y, int n, int m) {
+    __shared__ float first[32];
+    extern __shared__ float4 rest[];
+    first[threadIdx.x + n] = 1.f;
+    rest[(int)threadIdx.x + m] = make_float4(2.f, 2.f, 2.f, 2.f);
+    __syncthreads();
+    y[threadIdx.x] = first[threadIdx.x + n] + rest[(int)threadIdx.x + m].x;
+}
+// The read-only cache does not see what the kernel itself has written, barriers or not.
+extern "C" __global__ void stale_read(int* x, int* y, int change) {
+    if (change) x[threadIdx.x] = change;
+    __syncthreads();
+    y[threadIdx.x] = __ldg(x + (threadIdx.x ^ 32));
+}
+extern "C" __global__ void stale_read_ok(int* x, int* y, int change) {
+    if (change) x[threadIdx.x] = change;
+    __syncthreads();
+    y[threadIdx.x] = x[threadIdx.x ^ 32];
+}

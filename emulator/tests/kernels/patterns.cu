@@ -58,3 +58,42 @@ extern "C" __global__ void crossing_masks(const int* x, int* y) {
     y[threadIdx.x * 4 + 2] = __shfl_xor_sync(parity, v, 16);
     y[threadIdx.x * 4 + 3] = __ballot_sync(parity, v > 50);
 }
+
+// A part of a warp leaves before the barriers, some of it with work still to do; the rest sums over shared memory.
+extern "C" __global__ void early_return(const float* x, float* y, int n) {
+    __shared__ float s[64];
+    int i = threadIdx.x;
+    if (i >= n) return;
+    s[i] = x[i];
+    for (int step = 1; step < n; step *= 2) {
+        __syncthreads();
+        float v = i >= step ? s[i - step] : 0.f;
+        __syncthreads();
+        s[i] += v;
+    }
+    y[i] = s[i];
+}
+extern "C" __global__ void early_return_ok(const float* x, float* y, int n) {
+    __shared__ float s[64];
+    int i = threadIdx.x;
+    if (i < n) s[i] = x[i];
+    for (int step = 1; step < n; step *= 2) {
+        __syncthreads();
+        float v = i >= step && i < n ? s[i - step] : 0.f;
+        __syncthreads();
+        if (i < n) s[i] += v;
+    }
+    if (i < n) y[i] = s[i];
+}
+// The same with work on the way out, and a barrier that counts 64 threads.
+extern "C" __global__ void late_return(const float* x, float* y, int n) {
+    __shared__ float s[64];
+    int i = threadIdx.x;
+    if (i >= n) {
+        for (int k = 0; k <= i % 4; k++) y[i] = x[i] + k;
+        return;
+    }
+    s[i] = x[i];
+    asm volatile("bar.sync 1, 64;" ::: "memory");
+    y[i] = s[n - 1 - i];
+}

@@ -19,6 +19,8 @@ pub enum Kind {
     SharedRace,
     /// Two unordered accesses to global memory inside one launch, at least one of them a write.
     GlobalRace,
+    /// Two operations of different streams on the same memory, at least one of them a write, that nothing orders.
+    StreamRace,
     /// A barrier that not all threads reach together.
     DivergentBarrier,
     /// A warp operation whose member mask does not fit the lanes that execute it.
@@ -31,6 +33,8 @@ pub enum Kind {
     Trap,
     /// A host copy or memset past the end of an allocation.
     ApiBounds,
+    /// A copy inside the device whose source and destination share bytes.
+    Overlap,
     /// A second free, or a free of something that is no allocation.
     InvalidFree,
     /// A launch that took longer than the program allowed it to.
@@ -56,12 +60,14 @@ impl Kind {
             Kind::MissingWait => "missing-wait",
             Kind::SharedRace => "shared-race",
             Kind::GlobalRace => "global-race",
+            Kind::StreamRace => "stream-race",
             Kind::DivergentBarrier => "divergent-barrier",
             Kind::WarpMask => "warp-mask",
             Kind::Deadlock => "deadlock",
             Kind::Assert => "assert",
             Kind::Trap => "trap",
             Kind::ApiBounds => "api-bounds",
+            Kind::Overlap => "overlap",
             Kind::InvalidFree => "invalid-free",
             Kind::TimeLimit => "time-limit",
             Kind::Unused => "unused",

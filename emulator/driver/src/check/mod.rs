@@ -2,4 +2,5 @@
 
 pub mod arena;
 pub mod finding;
+pub mod order;
 pub mod race;

@@ -1,15 +1,19 @@
 //! Races. Every 4-byte word of global and shared memory remembers its last writer and two readers: launch, block, warp,
 //! lane, and the logical time of that warp. Warps keep vector clocks that barriers join, so an access is ordered after
-//! another exactly when a barrier, or a fence followed by an atomic, lies between them. Words written by several
+//! another exactly when a barrier, or a fence followed by an atomic, lies between them. Lanes of one warp are ordered by
+//! barriers and by `__syncwarp`, of which one with a part of the warp orders that part. Words written by several
 //! threads byte by byte keep only the last of them: some races among bytes of one word go unseen, none is invented.
+//! The records of earlier launches stay, and tell of those in other streams that nothing orders before this one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::check::arena::Arena;
 use crate::check::finding::Kind;
+use crate::check::order::{self, Act, Foreign, Operation};
 use crate::exec::memory::{Intent, Request};
-use crate::exec::regs::lanes;
+use crate::exec::regs::{LANES, lanes};
 use crate::exec::run::{Block, Cx, Warp};
 use crate::ptx::ast::Space;
 
@@ -43,8 +47,9 @@ struct Record {
 }
 
 impl Record {
-    fn pack(self) -> u64 {
-        u64::from(self.launch) << 52
+    /// Records of shared memory live no longer than their launch: they need no number of it, and their clock has the room.
+    fn pack(self, shared: bool) -> u64 {
+        u64::from(if shared { self.clock >> CLOCK_BITS } else { self.launch }) << 52
             | u64::from(self.block) << 32
             | u64::from(self.warp) << 27
             | u64::from(self.lane) << 22
@@ -53,13 +58,14 @@ impl Record {
             | u64::from(self.bytes)
     }
 
-    fn unpack(v: u64) -> Record {
+    fn unpack(v: u64, shared: bool) -> Record {
+        let high = (v >> 52) as u32;
         Record {
-            launch: (v >> 52) as u32,
+            launch: if shared { 0 } else { high },
             block: (v >> 32) as u32 & 0xf_ffff,
             warp: (v >> 27) as u32 & 31,
             lane: (v >> 22) as u32 & 31,
-            clock: (v >> 5) as u32 & ((1 << CLOCK_BITS) - 1),
+            clock: (v >> 5) as u32 & ((1 << CLOCK_BITS) - 1) | if shared { high << CLOCK_BITS } else { 0 },
             strong: v >> 4 & 1 == 1,
             bytes: v as u32 & 15,
         }
@@ -72,9 +78,14 @@ fn ordered(block: &Block, warp: &Warp, old: &Record) -> bool {
         return block.seen.get(&old.block).is_some_and(|c| c[old.warp as usize] >= old.clock);
     }
     if old.warp == warp.id {
-        return warp.clock[warp.id as usize] > old.clock;
+        return warp.together >= old.clock;
     }
     warp.clock[old.warp as usize] >= old.clock
+}
+
+/// Whether some `__syncwarp` with a part of the warp puts the access in `old` before what a lane does now.
+fn paired(warp: &Warp, lane: usize, old: &Record) -> bool {
+    old.warp == warp.id && warp.pairs.as_ref().is_some_and(|p| p[lane][old.lane as usize] >= old.clock)
 }
 
 /// Checks and records one request.
@@ -87,7 +98,10 @@ pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Reques
     if u64::from(block.number) >= MAX_BLOCKS {
         return;
     }
-    let writes = matches!(intent, Intent::Write | Intent::Atomic | Intent::CopyWrite);
+    let writes = writes(intent);
+    if let Some(foreign) = cx.foreign.filter(|f| !f.uses.is_empty() && r.space == Space::Global) {
+        check_uses(cx, block, warp, pc, r, writes, foreign);
+    }
     // First all lanes are checked, then all are recorded: lanes of one instruction do not race with each other. What raced
     // is recorded too: the next thread may race with it at another place.
     if writes {
@@ -104,15 +118,77 @@ pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Reques
         strong,
         bytes: 0,
     }
-    .pack();
+    .pack(r.space == Space::Shared);
     for lane in lanes(r.mask) {
         let me = me | (lane as u64) << LANE.trailing_zeros() | u64::from(byte_mask(r, lane));
         for w in 0..words(r) {
             // SAFETY: as in `check`.
             let slots = unsafe { slots(base, r.at[lane] / 4 + w) };
-            record(slots, me, writes);
+            record(slots, me, writes, r.space == Space::Shared, cx.foreign);
         }
     }
+}
+
+#[inline(always)]
+fn writes(intent: Intent) -> bool {
+    matches!(intent, Intent::Write | Intent::Atomic | Intent::CopyWrite)
+}
+
+/// Compares a request with the copies and fills of other streams that nothing orders before this launch.
+#[inline(never)]
+fn check_uses(cx: &mut Cx, block: &Block, warp: &Warp, pc: usize, r: &Request, writes: bool, foreign: &Foreign) {
+    for lane in lanes(r.mask) {
+        let at = r.view.base + r.at[lane];
+        let range = at..at + u64::from(r.bytes);
+        if let Some((at, u)) = foreign.uses.iter().find_map(|u| Some((u.conflict(&range, !writes)?, u))) {
+            return unordered(cx, block, warp, pc, lane, at, writes, (u.act, &u.by));
+        }
+    }
+}
+
+/// Reports a conflict with an operation of another stream.
+#[inline(never)]
+fn unordered(
+    cx: &mut Cx,
+    block: &Block,
+    warp: &Warp,
+    pc: usize,
+    lane: usize,
+    at: u64,
+    writes: bool,
+    first: (Act, &Operation),
+) {
+    let Some(foreign) = cx.foreign else { return };
+    let act = if writes { Act::Write } else { Act::Read };
+    let message = order::sentence((act, &foreign.me), first, at, cx.arena);
+    cx.report(block, warp, pc, lane, Kind::StreamRace, message);
+}
+
+/// The first byte of a range that some launch used, and conflicts with a read or a write of all of it: its address, the
+/// number of the launch, and whether that wrote.
+pub fn find_launch(
+    arena: &Arena,
+    range: &std::ops::Range<u64>,
+    reads: bool,
+    which: impl Fn(u32) -> bool,
+) -> Option<(u64, u32, bool)> {
+    let base = arena.view().base;
+    let (from, to) = (range.start - base, range.end - base);
+    for word in from / 4..to.div_ceil(4) {
+        // SAFETY: callers pass ranges of allocations, and there are three records per word of the arena.
+        let slots = unsafe { slots(arena.race(), word) };
+        for (i, slot) in slots.iter().enumerate().take(if reads { 1 } else { 3 }) {
+            let old = Record::unpack(slot.load(Relaxed), false);
+            let mine = |byte: u64| old.bytes >> byte & 1 != 0 && (from..to).contains(&(4 * word + byte));
+            if old.bytes != 0
+                && which(old.launch)
+                && let Some(byte) = (0..4).find(|&b| mine(b))
+            {
+                return Some((base + 4 * word + byte, old.launch, i == 0));
+            }
+        }
+    }
+    None
 }
 
 /// Words of a lane.
@@ -152,14 +228,36 @@ fn check<const SLOTS: usize>(
                 if raw & BYTES == 0 || raw & !LANE == harmless[i] {
                     continue;
                 }
-                let old = Record::unpack(raw);
-                let same_launch = old.launch == cx.launch_tag && (!shared || old.block == block.number);
-                if !same_launch || (old.strong && strong) || ordered(block, warp, &old) {
+                let old = Record::unpack(raw, shared);
+                if !shared && old.launch != cx.launch_tag {
+                    let overlap = old.bytes & byte_mask(r, lane);
+                    match cx.foreign.filter(|f| f.launch(old.launch) && !(old.strong && strong)) {
+                        None => harmless[i] = raw & !LANE,
+                        Some(_) if overlap == 0 => {}
+                        Some(f) => {
+                            let first = if i == 0 { Act::Write } else { Act::Read };
+                            let at = r.view.base + 4 * word + u64::from(overlap.trailing_zeros());
+                            let first = (first, &f.by(old.launch));
+                            return unordered(cx, block, warp, pc, lane, at, writes(intent), first);
+                        }
+                    }
+                    continue;
+                }
+                let same_launch = !shared || old.block == block.number;
+                let before = (old.strong && strong) || ordered(block, warp, &old);
+                if !same_launch || (before && intent != Intent::ReadOnly) {
                     harmless[i] = raw & !LANE;
                     continue;
                 }
                 let same_thread = (old.block, old.warp, old.lane) == (block.number, warp.id, lane as u32);
-                if same_thread || old.bytes & byte_mask(r, lane) == 0 {
+                let same_block = old.block == block.number;
+                if old.bytes & byte_mask(r, lane) == 0 {
+                    continue;
+                }
+                if before || same_thread || (same_block && paired(warp, lane, &old)) {
+                    if intent == Intent::ReadOnly {
+                        return stale(cx, block, warp, pc, lane, r.view.base + 4 * word, &old);
+                    }
                     continue;
                 }
                 conflict(cx, block, warp, pc, lane, r, 4 * word, intent, &old, i == 0, shared);
@@ -178,7 +276,7 @@ unsafe fn slots<'a>(base: *mut u64, word: u64) -> &'a [AtomicU64; 3] {
 
 /// Notes a packed access in the records of a word.
 #[inline(always)]
-fn record(slots: &[AtomicU64; 3], me: u64, writes: bool) {
+fn record(slots: &[AtomicU64; 3], me: u64, writes: bool, shared: bool, foreign: Option<&Foreign>) {
     // The same thread at the same time: its bytes add up.
     let joined = |old: u64| if (old ^ me) & !BYTES == 0 { old | me } else { me };
     if writes {
@@ -189,10 +287,29 @@ fn record(slots: &[AtomicU64; 3], me: u64, writes: bool) {
     // Two different readers are enough to contradict any writer; the older of them makes room.
     let first = slots[1].load(Relaxed);
     let differs = first ^ me;
-    if differs & LAUNCH == 0 && first & BYTES != 0 && differs & THREAD != 0 {
+    // Readers of launches in other streams stay as long as this one does not know them.
+    let foreign = foreign.filter(|_| !shared);
+    let stays = |raw: u64| foreign.is_some_and(|f| raw & BYTES != 0 && f.launch((raw >> 52) as u32));
+    let another = (shared || differs & LAUNCH == 0) && first & BYTES != 0 && differs & THREAD != 0;
+    if (another && !stays(slots[2].load(Relaxed))) || stays(first) {
         slots[2].store(first, Relaxed);
     }
     slots[1].store(joined(first), Relaxed);
+}
+
+/// Reports a read through the read-only cache of a word that the same launch has written.
+#[inline(never)]
+fn stale(cx: &mut Cx, block: &Block, warp: &Warp, pc: usize, lane: usize, address: u64, old: &Record) {
+    let message = format!(
+        "read after write at global address {address:#x} ({}): the word was written by block {} (warp {}, lane {}) of this \
+         launch, and `.nc` reads through a cache that may not see it: what __ldg and const __restrict__ pointers read must \
+         not change while the kernel runs",
+        cx.arena.locate(address),
+        old.block,
+        old.warp,
+        old.lane
+    );
+    cx.report(block, warp, pc, lane, Kind::GlobalRace, message);
 }
 
 #[inline(never)]
@@ -210,7 +327,7 @@ fn conflict(
     old_wrote: bool,
     shared: bool,
 ) {
-    let writes = matches!(intent, Intent::Write | Intent::Atomic | Intent::CopyWrite);
+    let writes = writes(intent);
     let class = match (old_wrote, writes) {
         (true, false) => "read after write",
         (true, true) => "write after write",
@@ -247,6 +364,35 @@ pub fn tick(warp: &mut Warp) {
     warp.clock[warp.id as usize] += 1;
 }
 
+/// Orders the accesses of lanes that meet at a `__syncwarp`: what they did so far before what they do from now on.
+pub fn meet(warp: &mut Warp, here: u32) {
+    let now = warp.clock[warp.id as usize];
+    if here == warp.live {
+        warp.together = now;
+    } else {
+        let pairs = warp.pairs.get_or_insert_with(|| Box::new([[0; LANES]; LANES]));
+        let mut known = [0; LANES];
+        for lane in lanes(here) {
+            for (a, b) in known.iter_mut().zip(&pairs[lane]) {
+                *a = (*a).max(*b);
+            }
+        }
+        for lane in lanes(here) {
+            known[lane] = now;
+        }
+        for lane in lanes(here) {
+            pairs[lane] = known;
+        }
+    }
+    tick(warp);
+}
+
+/// A warp learns what others knew. They may have learned of its own accesses: those come before it then too.
+pub fn learn(warp: &mut Warp, from: &Clock) {
+    join(&mut warp.clock, from);
+    warp.together = warp.together.max(from[warp.id as usize]);
+}
+
 /// Joins two clocks.
 pub fn join(into: &mut Clock, from: &Clock) {
     for (a, b) in into.iter_mut().zip(from) {
@@ -263,7 +409,7 @@ pub fn synchronise(cx: &mut Cx, block: &mut Block, warp: &mut Warp, r: &Request,
         let at = r.at[lane];
         if r.space == Space::Shared {
             let place = block.published.entry(at).or_insert([0; 32]);
-            join(&mut warp.clock, place);
+            learn(warp, place);
             if let Some(c) = &warp.released {
                 join(place, c);
             }
@@ -271,7 +417,7 @@ pub fn synchronise(cx: &mut Cx, block: &mut Block, warp: &mut Warp, r: &Request,
         }
         if let Some(known) = cx.published.get(&at) {
             if let Some(c) = known.get(&block.number) {
-                join(&mut warp.clock, c);
+                learn(warp, c);
             }
             if !Arc::ptr_eq(known, &block.seen) {
                 let seen = Arc::make_mut(&mut block.seen);
@@ -286,6 +432,33 @@ pub fn synchronise(cx: &mut Cx, block: &mut Block, warp: &mut Warp, r: &Request,
             for (&b, c) in block.seen.iter() {
                 join(place.entry(b).or_insert([0; 32]), c);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::order::{Clock, History};
+
+    fn reader(launch: u32, block: u32) -> u64 {
+        Record { launch, block, warp: 0, lane: 0, clock: 1, strong: false, bytes: 15 }.pack(false)
+    }
+
+    #[test]
+    fn readers_of_unordered_launches_are_not_displaced_by_many_of_this_one() {
+        let (mut a, b, mut history) = (Clock::default(), Clock::default(), History::default());
+        let other = Operation { stamp: a.advance(0), ..Operation::default() };
+        history.launch(5, other);
+        for (clock, kept) in [(&b, true), (&a, false)] {
+            let foreign = history.foreign(&Operation::default(), clock);
+            let slots: [AtomicU64; 3] = Default::default();
+            record(&slots, reader(5, 0), false, false, None);
+            for block in 0..4 {
+                record(&slots, reader(6, block), false, false, foreign.as_ref());
+            }
+            let launches = slots.map(|s| Record::unpack(s.into_inner(), false).launch);
+            assert_eq!(launches, [0, 6, if kept { 5 } else { 6 }]);
         }
     }
 }

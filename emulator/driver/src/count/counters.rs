@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::count::profile::Profile;
+use super::advice::advice;
+use super::pipes::{class, flops, unit};
+use super::profile::Profile;
 use crate::exec::grid::{Launch, Outcome};
 use crate::exec::op::{Kernel, MmaTy, Op};
 use crate::exec::run::Site;
@@ -27,61 +29,22 @@ pub struct Report {
     pub classes: BTreeMap<&'static str, u64>,
     /// Share of a multiprocessor's threads that can be resident.
     pub occupancy: f64,
+    /// Blocks that a multiprocessor holds at a time, and what there would have to be more of for another.
+    pub resident: (u32, &'static str),
+    /// Multiprocessors of the device.
+    pub sms: u32,
+    /// Multiprocessors that have a block.
+    pub busy: u32,
+    /// How often the grid fills all places for blocks: below 1 some stay empty.
+    pub waves: f64,
     /// Lower bounds of the time on the device, in microseconds, by resource.
     pub bounds_us: BTreeMap<&'static str, f64>,
     /// Registers of a thread, 0 if nobody said how many.
     pub registers: u32,
     /// Bytes of registers spilled to local memory by one thread, where `ptxas -v` was given.
     pub spill_bytes: u32,
-    /// The operations that cost most memory traffic: PTX line, opcode, advice.
+    /// What wastes most: line, opcode, reason.
     pub hot: Vec<String>,
-}
-
-fn class(op: &Op, opcode: &str) -> &'static str {
-    match op {
-        Op::Mma(_) => "tensor",
-        Op::LdMatrix(_) | Op::StMatrix(_) | Op::Wmma(_) | Op::MovMatrix { .. } => "matrix move",
-        Op::Ld(_) | Op::LdParam { .. } => "load",
-        Op::St(_) => "store",
-        Op::Atom(_) => "atomic",
-        Op::CpAsync(_) | Op::CpCommit | Op::CpWait(_) => "async copy",
-        Op::Shfl { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Redux { .. } | Op::ActiveMask { .. } => "warp",
-        Op::Bar(_) | Op::WarpSync { .. } | Op::Fence { .. } => "barrier",
-        Op::Bra { .. } | Op::Brx { .. } | Op::Exit | Op::Trap | Op::BadCall { .. } | Op::Syscall(_) | Op::Yield => {
-            "control"
-        }
-        Op::Setp { .. } | Op::SetpLane { .. } | Op::Set { .. } | Op::Selp { .. } | Op::Logic { .. } => "compare",
-        _ => {
-            let base = opcode.split('.').next().unwrap_or("");
-            match base {
-                "cvt" => "convert",
-                "mov" | "cvta" => "move",
-                "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" => "special",
-                "and" | "or" | "xor" | "not" | "shl" | "shr" | "shf" | "lop3" | "prmt" | "bfe" | "bfi" => "logic",
-                _ if opcode.ends_with("f64") => "f64",
-                _ if opcode.ends_with("f32") => "f32",
-                _ if opcode.contains("f16") => "half",
-                _ => "integer",
-            }
-        }
-    }
-}
-
-/// Floating-point operations of one lane.
-fn flops(opcode: &str) -> u64 {
-    let mut parts = opcode.split('.');
-    let base = parts.next().unwrap_or("");
-    let ty = parts.next_back().unwrap_or("");
-    let per = match ty {
-        "f32" | "f64" | "f16" | "bf16" => 1,
-        "f16x2" | "bf16x2" => 2,
-        _ => return 0,
-    };
-    match base {
-        "add" | "sub" | "mul" | "div" | "min" | "max" | "sqrt" | "rcp" => per,
-        "fma" | "mad" => 2 * per,
-        _ => 0,
-    }
 }
 
 impl Report {
@@ -90,7 +53,9 @@ impl Report {
         let mut c: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut classes: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut tensor: BTreeMap<&'static str, u64> = BTreeMap::new();
-        let mut hot: Vec<(u64, String)> = Vec::new();
+        // Clocks of one multiprocessor, by unit.
+        let mut units: BTreeMap<&'static str, f64> = BTreeMap::new();
+        let mut issued = 0;
         let mut add = |name, v: u64| *c.entry(name).or_insert(0) += v;
         for (i, (inst, s)) in kernel.code.iter().zip(&outcome.sites).enumerate() {
             if s.hits == 0 || matches!(inst.op, Op::Join) {
@@ -99,8 +64,16 @@ impl Report {
             let opcode = kernel.opcode_names.get(kernel.opcodes[i] as usize).map_or("", String::as_str);
             add("warp_instructions", s.hits);
             add("thread_instructions", s.lanes);
-            *classes.entry(class(&inst.op, opcode)).or_insert(0) += s.hits;
             add("divergent_branches", s.divergent);
+            // Moves and parameters become operands of other instructions.
+            let class = class(&inst.op, opcode);
+            if class != "move" && !matches!(inst.op, Op::LdParam { .. }) {
+                issued += s.hits;
+            }
+            *classes.entry(class).or_insert(0) += s.hits;
+            if let Some((name, rate)) = unit(&inst.op, opcode, profile) {
+                *units.entry(name).or_insert(0.0) += 32.0 * s.hits as f64 / rate;
+            }
             match &inst.op {
                 Op::Mma(m) => {
                     let m = &kernel.mmas[*m as usize];
@@ -118,12 +91,15 @@ impl Report {
                     add("global_store_requests", s.requests);
                     add("global_store_sectors", s.sectors);
                     add("global_store_bytes", s.bytes);
+                    add("local_store_bytes", s.local_bytes);
                     shared(&mut add, s, true);
                 }
                 Op::Atom(_) => {
                     add("global_atomic_requests", s.requests);
                     add("global_atomic_sectors", s.sectors);
                     add("shared_atomic_requests", s.shared_requests);
+                    add("atomic_operations", s.atomics);
+                    add("atomic_steps", s.atomic_steps);
                     add("shared_wavefronts", s.waves);
                     add("shared_ideal_wavefronts", s.ideal_waves);
                 }
@@ -141,69 +117,44 @@ impl Report {
                     shared(&mut add, s, true);
                 }
                 Op::Ld(_) | Op::LdMatrix(_) | Op::Wmma(_) => {
+                    add("local_load_bytes", s.local_bytes);
                     add("global_load_requests", s.requests);
                     add("global_load_sectors", s.sectors);
                     add("global_load_bytes", s.bytes);
                     shared(&mut add, s, false);
                 }
                 _ => {
-                    let one = flops(opcode) * s.lanes;
-                    if opcode.ends_with("f64") {
-                        add("f64_flops", one);
-                    } else {
-                        add("f32_flops", one);
-                    }
+                    let (counter, one) = flops(opcode);
+                    add(counter, one * s.lanes);
                 }
-            }
-            // Where in the source, if the kernel was compiled with -lineinfo, and in the PTX.
-            let place = &kernel.places[i];
-            let line = match kernel.files.get(&place.file) {
-                Some(file) if place.line > 0 => format!("{file}:{}, PTX line {}", place.line, place.ptx),
-                _ => format!("PTX line {}", place.ptx),
-            };
-            let waste = (32 * s.sectors).saturating_sub(s.bytes);
-            if waste > s.bytes / 4 && waste > 1024 {
-                let per = s.sectors as f64 / s.requests.max(1) as f64;
-                let text = format!(
-                    "{line} {opcode}: {per:.1} sectors per request, {} % of the fetched bytes used (uncoalesced)",
-                    100 * s.bytes / (32 * s.sectors)
-                );
-                hot.push((waste, text));
-            }
-            let conflict = s.waves - s.ideal_waves;
-            if conflict > s.ideal_waves / 4 && conflict > 32 {
-                let text = format!(
-                    "{line} {opcode}: {:.1} wavefronts per request where {:.1} would do (bank conflicts)",
-                    s.waves as f64 / s.shared_requests.max(1) as f64,
-                    s.ideal_waves as f64 / s.shared_requests.max(1) as f64
-                );
-                hot.push((128 * conflict, text));
             }
         }
         add("barriers", outcome.barriers);
         add("unique_read_bytes", 32 * outcome.unique_read);
         add("unique_write_bytes", 32 * outcome.unique_write);
-        hot.sort_by_key(|h| std::cmp::Reverse(h.0));
+        add("hottest_atomic_operations", outcome.words.hottest().map_or(0, |h| h.1));
         let blocks: u64 = launch.grid.iter().map(|&d| u64::from(d)).product();
         let threads: u32 = launch.block.iter().product();
         add("blocks", blocks);
         add("threads", blocks * u64::from(threads));
-        let resident = profile.blocks_per_sm(kernel, registers, threads, launch.dynamic_shared);
-        let occupancy = f64::from(resident * threads.next_multiple_of(32)) / f64::from(profile.threads_per_sm);
+        let resident = profile.residency(kernel, registers, threads, launch.dynamic_shared);
+        let occupancy = f64::from(resident.0 * threads.next_multiple_of(32)) / f64::from(profile.threads_per_sm);
+        let busy = u32::try_from(blocks).unwrap_or(u32::MAX).clamp(1, profile.sms);
         let get = |n: &str| c.get(n).copied().unwrap_or(0) as f64;
-        let sm_clock_us = f64::from(profile.clock_khz) * 1e-3 * f64::from(profile.sms);
+        // A grid of few blocks leaves multiprocessors without work: what a multiprocessor limits takes so much longer.
+        let sm_clock_us = f64::from(profile.clock_khz) * 1e-3 * f64::from(busy);
         let sectors = get("global_load_sectors") + get("global_store_sectors") + get("global_atomic_sectors");
         let compulsory = get("unique_read_bytes") + get("unique_write_bytes");
-        let peak = |flops: f64, gflops: f64| flops / gflops * 1e-3;
         let mut bounds_us = BTreeMap::from([
             ("dram_compulsory", compulsory / profile.dram_gbs * 1e-3),
             ("dram_if_uncached", 32.0 * sectors / profile.dram_gbs * 1e-3),
-            ("f32", peak(get("f32_flops"), profile.f32_gflops)),
-            ("f64", peak(get("f64_flops"), profile.f64_gflops)),
             // Four schedulers issue one warp-instruction per clock each; shared memory serves one wavefront per clock.
-            ("issue", get("warp_instructions") / (4.0 * sm_clock_us)),
+            ("issue", issued as f64 / (4.0 * sm_clock_us)),
             ("shared", get("shared_wavefronts") / sm_clock_us),
         ]);
+        for (unit, clocks) in units {
+            bounds_us.insert(unit, clocks / sm_clock_us);
+        }
         for (pipe, work) in tensor {
             let rate = match pipe {
                 "tensor_half" => profile.half_tensor_gflops,
@@ -211,9 +162,10 @@ impl Report {
                 "tensor_f64" => profile.f64_tensor_gflops,
                 _ => profile.int8_tensor_gops,
             };
-            bounds_us.insert(pipe, peak(work as f64, rate));
+            let share = f64::from(busy) / f64::from(profile.sms);
+            bounds_us.insert(pipe, work as f64 / (rate * share) * 1e-3);
         }
-        Report {
+        let mut report = Report {
             kernel: kernel.name.clone(),
             grid: launch.grid,
             block: launch.block,
@@ -222,11 +174,17 @@ impl Report {
             counters: c,
             classes,
             occupancy,
+            resident,
+            sms: profile.sms,
+            busy,
+            waves: blocks as f64 / f64::from((resident.0 * profile.sms).max(1)),
             registers,
             spill_bytes: 0,
             bounds_us,
-            hot: hot.into_iter().take(5).map(|h| h.1).collect(),
-        }
+            hot: Vec::new(),
+        };
+        report.hot = advice(&report, kernel, outcome, profile);
+        report
     }
 
     /// A counter by name, 0 if it never moved.
@@ -253,7 +211,8 @@ impl Report {
             s,
             "{{\"kernel\":{},\"grid\":{:?},\"block\":{:?},\"dynamic_shared\":{},\"static_shared\":{},\"registers\":{},\
              \"spill_bytes\":{},\"counters\":{{{}}},\
-             \"classes\":{{{}}},\"occupancy\":{:.4},\"bounds_us\":{{{bounds}}},\"hot\":[{hot}]}}",
+             \"classes\":{{{}}},\"occupancy\":{:.4},\"resident_blocks\":{},\"occupancy_limit\":{},\"multiprocessors\":{},\
+             \"busy_multiprocessors\":{},\"waves\":{:.4},\"bounds_us\":{{{bounds}}},\"hot\":[{hot}]}}",
             quote(&self.kernel),
             self.grid,
             self.block,
@@ -264,6 +223,11 @@ impl Report {
             numbers(&self.counters),
             numbers(&self.classes),
             self.occupancy,
+            self.resident.0,
+            quote(self.resident.1),
+            self.sms,
+            self.busy,
+            self.waves,
         );
         s
     }

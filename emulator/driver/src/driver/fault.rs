@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::api::save_report;
+use super::journal;
 use super::state::try_lock;
 use crate::check::arena::Arena;
 use crate::check::finding::{Finding, Kind};
@@ -60,8 +60,12 @@ fn explain(address: u64) {
     );
     let finding = Finding { kind: Kind::HostAccess, message, place: None, count: 1 };
     eprintln!("warpsmith emulator: {finding}");
-    if let Some(s) = &mut state {
-        s.findings.push(finding);
-        save_report(s);
+    match &mut state {
+        Some(s) => {
+            s.findings.push(finding);
+            journal::report(&s.json());
+        }
+        // A thread that was inside the driver holds the state: the report is lost, the finding is not.
+        None => journal::append(&finding),
     }
 }

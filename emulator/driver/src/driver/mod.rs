@@ -3,6 +3,7 @@
 pub mod api;
 pub mod error;
 mod fault;
+mod journal;
 mod resources;
 pub mod state;
 pub mod stream;

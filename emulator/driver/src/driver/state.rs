@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::api::DEFAULT_POOL;
+use super::journal::{self, Findings};
 use super::resources::{self, Resources};
-use super::stream::{Bytes, Graph, Queue, Stream, Work};
+use super::stream::{Bytes, Command, Graph, Queue, Stream, Work};
 use super::{api, error};
 use crate::check::finding::{Finding, Kind};
+use crate::check::order::{Act, Clock, History, Operation, Use};
 use crate::count::counters::{Report, quote};
 use crate::count::profile::{Profile, SM_80};
 use crate::engine::{Device, Module, Settings};
@@ -38,6 +40,8 @@ pub struct Event {
     pub timed: bool,
     /// The command that records it.
     pub command: Option<u64>,
+    /// What comes before it.
+    pub clock: Clock,
     /// When it was reached.
     pub time: Option<Instant>,
     /// The node that records it, inside a capture.
@@ -102,11 +106,13 @@ pub struct State {
     /// Diagnosis of the latest error of each code.
     pub texts: HashMap<u32, CString>,
     /// Findings in the order of execution.
-    pub findings: Vec<Finding>,
+    pub findings: Findings,
     /// Where a finding of an instruction stands in the list: the same one in the next launch only counts.
     pub noted: HashMap<(Kind, String, u32), usize>,
     /// Counters of every launch.
     pub reports: Vec<Report>,
+    /// What ran that the host has not waited for.
+    pub history: History,
     handles: u64,
 }
 
@@ -150,6 +156,16 @@ pub fn read_resources(file: &str) -> Result<HashMap<String, Resources>, String> 
     resources::parse(&text).map_err(|e| format!("{file}: {e}"))
 }
 
+/// A command as findings name it.
+fn operation(what: &str, command: &Command) -> Operation {
+    let name = match command.stream {
+        0 => format!("{what} on the legacy default stream"),
+        2 => format!("{what} on the per-thread default stream"),
+        s => format!("{what} on stream {s:#x}"),
+    };
+    Operation { name: name.into(), stamp: command.stamp, asked: command.id }
+}
+
 impl State {
     /// A fresh device with the options of the environment.
     pub fn new() -> Result<State, String> {
@@ -173,8 +189,10 @@ impl State {
             None => HashMap::new(),
             Some(file) => read_resources(&file).map_err(|e| format!("WARPSMITH_EMULATOR_RESOURCES: {e}"))?,
         };
+        let mut device = Device::new(profile.memory_bytes.min(host_memory() / 2))?;
+        device.architecture = profile.architecture();
         Ok(State {
-            device: Device::new(profile.memory_bytes.min(host_memory() / 2))?,
+            device,
             profile,
             settings,
             queue: Queue::new(settings.seed),
@@ -194,9 +212,10 @@ impl State {
             retained: 0,
             sticky: None,
             texts: HashMap::new(),
-            findings: Vec::new(),
+            findings: Findings::default(),
             noted: HashMap::new(),
             reports: Vec::new(),
+            history: History::default(),
             handles: 0x1000,
         })
     }
@@ -266,7 +285,7 @@ impl State {
         }
         let mut after: Vec<u64> = s.node.into_iter().map(|n| n as u64).collect();
         after.extend(s.node_waits.iter().map(|&n| n as u64));
-        g.nodes.push(super::stream::Command { after, work });
+        g.nodes.push(Command::node(after, work));
         Ok(g.nodes.len() - 1)
     }
 
@@ -332,14 +351,28 @@ impl State {
     pub fn synchronise(&mut self, stream: u64) -> Outcome {
         let stream = self.stream(stream)?;
         self.no_capture(stream)?;
-        let Some(s) = self.queue.streams.get(&stream) else { return Ok(()) };
-        let mut targets: Vec<u64> = s.last.into_iter().collect();
-        targets.extend(&s.waits);
-        self.run(&targets)
+        let (targets, clock) = self.queue.reached(stream);
+        self.run(&targets)?;
+        self.host_knows(&clock);
+        Ok(())
     }
 
     /// Runs everything.
     pub fn synchronise_all(&mut self) -> Outcome {
+        self.run_all()?;
+        let clock = self.queue.everything();
+        self.host_knows(&clock);
+        Ok(())
+    }
+
+    /// The host has waited: all that it asks for from now on comes after that.
+    pub fn host_knows(&mut self, clock: &Clock) {
+        self.queue.host.join(clock);
+        self.history.forget(&self.queue.common());
+    }
+
+    /// Runs everything, for reasons of the emulator: on a GPU the host would not have waited.
+    pub fn run_all(&mut self) -> Outcome {
         if self.capturing() {
             self.invalidate_all(|_| true);
             return self
@@ -353,7 +386,7 @@ impl State {
     pub fn run(&mut self, targets: &[u64]) -> Outcome {
         for id in self.queue.plan(targets) {
             let Some(command) = self.queue.take(id) else { continue };
-            if let Err(code) = self.execute(command.work) {
+            if let Err(code) = self.execute(command) {
                 self.sticky = Some(code);
                 self.drop_queue();
                 return Err(code);
@@ -389,10 +422,42 @@ impl State {
         self.finding(kind, code, text)
     }
 
-    fn execute(&mut self, work: Work) -> Outcome {
-        match work {
+    /// Compares what a command does to a range with what nothing orders before it, and remembers it.
+    fn note(&mut self, command: &Command, what: &str, at: u64, bytes: u64, act: Act) {
+        if !self.settings.checks.races || bytes == 0 {
+            return;
+        }
+        let by = operation(what, command);
+        let range = at..at + bytes;
+        if let Some((text, first)) = self.history.conflict(&by, &command.clock, &range, act, &self.device.arena) {
+            // The same two operations again only count.
+            let next = self.findings.len();
+            let key = (Kind::StreamRace, format!("{}, {first}", by.name), 0);
+            match *self.noted.entry(key).or_insert(next) {
+                n if n == next => {
+                    let message = format!("{what} of {bytes} bytes at {at:#x}: {text}");
+                    self.findings.push(Finding { kind: Kind::StreamRace, message, place: None, count: 1 });
+                }
+                n => self.findings[n].count += 1,
+            }
+        }
+        match act {
+            Act::Free => self.history.forget_range(&range),
+            _ => self.history.push(Use { range, act, by }),
+        }
+    }
+
+    /// Notes the begin or the end of an allocation.
+    fn note_life(&mut self, command: &Command, what: &str, at: u64, act: Act) {
+        if let Some(a) = self.device.arena.find(at) {
+            self.note(command, what, a.base, a.bytes, act);
+        }
+    }
+
+    fn execute(&mut self, mut command: Command) -> Outcome {
+        match std::mem::replace(&mut command.work, Work::Nothing) {
             Work::Nothing => Ok(()),
-            Work::Launch(kernel, launch) => self.execute_launch(&kernel, &launch),
+            Work::Launch(kernel, launch) => self.execute_launch(&kernel, &launch, &command),
             Work::Upload(dst, bytes) => {
                 let host;
                 let bytes: &[u8] = match &bytes {
@@ -404,6 +469,7 @@ impl State {
                     }
                 };
                 self.ordered("host-to-device copy", dst, bytes.len() as u64)?;
+                self.note(&command, "host-to-device copy", dst, bytes.len() as u64, Act::Write);
                 match self.device.upload(dst, bytes) {
                     Ok(()) => Ok(()),
                     Err(e) => self.finding(Kind::ApiBounds, error::INVALID_VALUE, e),
@@ -411,6 +477,7 @@ impl State {
             }
             Work::Download(dst, src, bytes) => {
                 self.ordered("device-to-host copy", src, bytes as u64)?;
+                self.note(&command, "device-to-host copy", src, bytes as u64, Act::Read);
                 self.check_written("device-to-host copy", src, bytes as u64);
                 // SAFETY: as for uploads; the program keeps the destination alive until the copy is done.
                 let host = unsafe { std::slice::from_raw_parts_mut(dst as *mut u8, bytes) };
@@ -422,6 +489,8 @@ impl State {
             Work::Copy(dst, src, bytes) => {
                 self.ordered("copy to the device range", dst, bytes)?;
                 self.ordered("copy from the device range", src, bytes)?;
+                self.note(&command, "copy from the device range", src, bytes, Act::Read);
+                self.note(&command, "copy to the device range", dst, bytes, Act::Write);
                 let view = self.device.arena.view();
                 // SAFETY: both ranges were just found inside allocations.
                 unsafe {
@@ -433,6 +502,7 @@ impl State {
             }
             Work::Fill(dst, value, size, n) => {
                 self.ordered("memset", dst, n * u64::from(size))?;
+                self.note(&command, "memset", dst, n * u64::from(size), Act::Write);
                 let element = value.to_le_bytes();
                 let bytes: Vec<u8> = (0..n as usize * size as usize).map(|i| element[i % size as usize]).collect();
                 match self.device.upload(dst, &bytes) {
@@ -447,11 +517,13 @@ impl State {
                 Ok(())
             }
             Work::Open(at) => {
+                self.note_life(&command, "cuMemAllocAsync", at, Act::Allocate);
                 self.device.arena.open(at);
                 Ok(())
             }
             Work::Free(at) => {
                 self.freeing.remove(&at);
+                self.note_life(&command, "cuMemFreeAsync", at, Act::Free);
                 if self.graphs.values().chain(self.execs.values()).any(|g| g.memory.contains(&at)) {
                     self.device.arena.close(at);
                     return Ok(());
@@ -459,6 +531,7 @@ impl State {
                 self.free(at, "cuMemFreeAsync")
             }
             Work::Close(at) => {
+                self.note_life(&command, "cuMemFreeAsync", at, Act::Free);
                 self.device.arena.close(at);
                 Ok(())
             }
@@ -466,6 +539,8 @@ impl State {
                 // SAFETY: the program gave a function of this type, which must not call the driver.
                 let f = unsafe { std::mem::transmute::<usize, extern "C" fn(*mut libc::c_void)>(f) };
                 api::call_back(|| f(arg as *mut libc::c_void));
+                // It may have told a thread of the program that waits for it.
+                self.host_knows(&command.clock);
                 Ok(())
             }
         }
@@ -498,7 +573,10 @@ impl State {
         if let Some(a) = self.device.arena.find(at).filter(|a| a.base == at && a.open && !a.used)
             && !self.device.arena.written(&a)
         {
-            let message = format!("{} ({} bytes at {:#x}) was freed without ever being used", a.name, a.bytes, a.base);
+            let message = format!(
+                "{} ({} bytes at {:#x}) was freed, and no kernel, copy or memset had ever written to it",
+                a.name, a.bytes, a.base
+            );
             self.findings.push(Finding { kind: Kind::Unused, message, place: None, count: 1 });
         }
         match self.device.arena.free(at, by) {
@@ -514,11 +592,16 @@ impl State {
         }
     }
 
-    fn execute_launch(&mut self, kernel: &Kernel, launch: &Launch) -> Outcome {
+    fn execute_launch(&mut self, kernel: &Kernel, launch: &Launch, command: &Command) -> Outcome {
         let threads: u32 = launch.block.iter().product();
         let per_sm = self.blocks_per_sm(kernel, threads, launch.dynamic_shared).max(1);
         let settings = Settings { resident: (per_sm * self.profile.sms) as usize, ..self.settings };
-        let outcome = self.device.launch(kernel, launch, &settings);
+        let by = operation(&format!("kernel {}", kernel.name), command);
+        let foreign = self.history.foreign(&by, &command.clock);
+        if settings.checks.races {
+            self.history.launch(self.device.next_tag(), by);
+        }
+        let outcome = self.device.launch_beside(kernel, launch, &settings, foreign.as_ref());
         if !outcome.output.is_empty() {
             use std::io::Write;
             let mut out = std::io::stdout();
@@ -554,20 +637,7 @@ impl State {
     /// Launches, findings and live allocations as JSON.
     pub fn json(&self) -> String {
         let launches: Vec<String> = self.reports.iter().map(Report::json).collect();
-        let findings: Vec<String> = self
-            .findings
-            .iter()
-            .map(|f| {
-                let kernel = f.place.as_ref().map_or("", |p| &p.kernel);
-                format!(
-                    "{{\"kind\":{},\"kernel\":{},\"text\":{},\"count\":{}}}",
-                    quote(f.kind.name()),
-                    quote(kernel),
-                    quote(&f.to_string()),
-                    f.count
-                )
-            })
-            .collect();
+        let findings: Vec<String> = self.findings.iter().map(journal::json).collect();
         let live: Vec<String> = self
             .device
             .arena

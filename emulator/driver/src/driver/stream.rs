@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use crate::check::order::{Clock, Stamp};
 use crate::exec::grid::Launch;
 use crate::exec::op::Kernel;
 
@@ -43,13 +44,28 @@ pub enum Work {
     Nothing,
 }
 
-/// A queued command.
+/// A queued command, or a node of a graph.
 #[derive(Debug, Clone)]
 pub struct Command {
+    /// Its number, in the order in which the program asked for commands.
+    pub id: u64,
     /// Commands that come first.
     pub after: Vec<u64>,
     /// What to do.
     pub work: Work,
+    /// What comes before it, as far as the program sees to that, itself included.
+    pub clock: Clock,
+    /// Its place among all commands.
+    pub stamp: Stamp,
+    /// Its stream.
+    pub stream: u64,
+}
+
+impl Command {
+    /// A node of a graph, which gets its place when the graph runs.
+    pub fn node(after: Vec<u64>, work: Work) -> Command {
+        Command { id: 0, after, work, clock: Clock::default(), stamp: Stamp::default(), stream: 0 }
+    }
 }
 
 /// A stream.
@@ -65,6 +81,10 @@ pub struct Stream {
     pub priority: i32,
     /// Capture it belongs to.
     pub capture: Option<u64>,
+    /// What its next command knows.
+    pub clock: Clock,
+    /// Its own timeline, and those of parallel branches of its graphs.
+    pub timelines: Vec<u32>,
     /// Its latest node in that capture.
     pub node: Option<usize>,
     /// Nodes its next one must also follow.
@@ -86,6 +106,8 @@ pub struct Graph {
     pub mode: i32,
     /// The thread that began the capture.
     pub thread: Option<std::thread::ThreadId>,
+    /// The end of its latest run, which the next one follows.
+    pub last: Option<(u64, Clock)>,
 }
 
 /// The queue of a device.
@@ -95,6 +117,13 @@ pub struct Queue {
     next: u64,
     /// Streams by handle; 0 is the legacy default stream.
     pub streams: HashMap<u64, Stream>,
+    /// What the host has waited for.
+    pub host: Clock,
+    /// What destroyed streams knew.
+    gone: Clock,
+    timelines: u32,
+    /// Timelines of destroyed streams, and their last commands.
+    idle: Vec<(u32, Stamp)>,
     random: u64,
     seed: u64,
 }
@@ -105,59 +134,143 @@ impl Queue {
         let mut streams = HashMap::new();
         streams.insert(0, Stream { blocking: true, ..Stream::default() });
         streams.insert(2, Stream { blocking: true, ..Stream::default() });
-        Queue { streams, random: seed.wrapping_mul(2).wrapping_add(1), seed, next: 1, pending: BTreeMap::new() }
+        Queue { streams, random: seed.wrapping_mul(2).wrapping_add(1), seed, next: 1, ..Queue::default() }
+    }
+
+    /// A timeline for a stream: that of a destroyed one can go on once the host has waited for it.
+    fn timeline(&mut self) -> u32 {
+        match self.idle.iter().position(|(_, last)| self.host.knows(*last)) {
+            Some(i) => self.idle.swap_remove(i).0,
+            None => {
+                self.timelines += 1;
+                self.timelines - 1
+            }
+        }
+    }
+
+    /// A timeline of a stream: its own, or the one of a branch of its graphs.
+    fn timeline_of(&mut self, stream: u64, branch: usize) -> u32 {
+        loop {
+            if let Some(&t) = self.streams.get(&stream).and_then(|s| s.timelines.get(branch)) {
+                return t;
+            }
+            let t = self.timeline();
+            self.streams.entry(stream).or_default().timelines.push(t);
+        }
+    }
+
+    /// A stream ends.
+    pub fn remove(&mut self, stream: u64) {
+        let Some(mut s) = self.streams.remove(&stream) else { return };
+        // A last stamp on each timeline stands for all that it had.
+        for t in s.timelines {
+            self.idle.push((t, s.clock.advance(t)));
+        }
+        self.gone.join(&s.clock);
+    }
+
+    /// The commands and the knowledge of whoever has waited for a stream. The legacy default stream stands for all that
+    /// synchronise with it.
+    pub fn reached(&self, stream: u64) -> (Vec<u64>, Clock) {
+        let mut targets = Vec::new();
+        let mut clock = Clock::default();
+        for (&h, s) in &self.streams {
+            if h == stream || (stream == 0 && s.blocking) {
+                targets.extend(s.last.iter().chain(&s.waits));
+                clock.join(&s.clock);
+            }
+        }
+        (targets, clock)
+    }
+
+    /// What everything knows that has not run yet: queued work, and work that the host will queue.
+    pub fn common(&self) -> Clock {
+        let mut clock = self.host.clone();
+        self.pending.values().for_each(|c| clock.meet(&c.clock));
+        clock
+    }
+
+    /// The knowledge of whoever has waited for everything.
+    pub fn everything(&self) -> Clock {
+        let mut clock = self.gone.clone();
+        self.streams.values().for_each(|s| clock.join(&s.clock));
+        clock
     }
 
     /// Queues work on a stream behind everything it must follow. The stream must exist.
     pub fn push(&mut self, stream: u64, work: Work) -> u64 {
-        let legacy = self.streams.get(&0).and_then(|s| s.last);
-        let others: Vec<u64> = if stream == 0 {
-            self.streams.values().filter(|s| s.blocking).filter_map(|s| s.last).collect()
-        } else {
-            Vec::new()
+        let timeline = self.timeline_of(stream, 0);
+        let mut clock = self.host.clone();
+        // Work on the legacy default stream follows that of all streams that synchronise with it, and the other way round.
+        let (mut after, seen) = match self.streams.get(&stream) {
+            Some(s) if stream != 0 && s.blocking => self.streams.get(&0).map_or_else(Default::default, |legacy| {
+                (legacy.last.iter().chain(&legacy.waits).copied().collect(), legacy.clock.clone())
+            }),
+            _ if stream == 0 => self.reached(0),
+            _ => Default::default(),
         };
+        clock.join(&seen);
         let id = self.next;
         self.next += 1;
         let s = self.streams.entry(stream).or_default();
-        let mut after = std::mem::take(&mut s.waits);
+        clock.join(&s.clock);
+        let stamp = clock.advance(timeline);
+        s.clock = clock.clone();
+        after.append(&mut s.waits);
         after.extend(s.last);
-        if stream != 0 && s.blocking {
-            after.extend(legacy);
-        }
         s.last = Some(id);
-        after.extend(others);
         after.retain(|a| self.pending.contains_key(a));
-        self.pending.insert(id, Command { after, work });
+        self.pending.insert(id, Command { id, after, work, clock, stamp, stream });
         id
     }
 
+    /// Lets the next command of a stream follow another command.
+    pub fn wait(&mut self, stream: u64, command: Option<u64>, clock: &Clock) {
+        if let Some(s) = self.streams.get_mut(&stream) {
+            s.waits.extend(command);
+            s.clock.join(clock);
+        }
+    }
+
     /// Queues the nodes of a graph on a stream.
-    pub fn push_graph(&mut self, stream: u64, graph: &Graph) {
+    pub fn push_graph(&mut self, stream: u64, graph: &Graph) -> Option<(u64, Clock)> {
+        if let Some((last, clock)) = &graph.last {
+            self.wait(stream, Some(*last), clock);
+        }
         let start = self.push(stream, Work::Nothing);
+        let known = self.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default();
         let mut ids = Vec::with_capacity(graph.nodes.len());
-        for node in &graph.nodes {
+        let mut clocks: Vec<Clock> = Vec::with_capacity(graph.nodes.len());
+        // Each branch is a timeline: a node goes on with that of a node that it follows and that no other has gone on with.
+        let mut ends: Vec<Option<usize>> = Vec::new();
+        for (n, node) in graph.nodes.iter().enumerate() {
             let id = self.next;
             self.next += 1;
             let mut after: Vec<u64> = node.after.iter().filter_map(|&n| ids.get(n as usize).copied()).collect();
             after.push(start);
-            self.pending.insert(id, Command { after, work: node.work.clone() });
+            let mut clock = known.clone();
+            node.after.iter().filter_map(|&n| clocks.get(n as usize)).for_each(|c| clock.join(c));
+            let follows = |end: &Option<usize>| end.is_some_and(|e| node.after.contains(&(e as u64)));
+            let branch = ends.iter().position(follows).unwrap_or(ends.len());
+            ends.resize(ends.len().max(branch + 1), None);
+            ends[branch] = Some(n);
+            let stamp = clock.advance(self.timeline_of(stream, branch));
+            clocks.push(clock.clone());
+            self.pending.insert(id, Command { id, after, work: node.work.clone(), clock, stamp, stream });
             ids.push(id);
         }
         if let Some(s) = self.streams.get_mut(&stream) {
             s.waits.extend(ids);
+            clocks.iter().for_each(|c| s.clock.join(c));
         }
-        self.push(stream, Work::Nothing);
+        let end = self.push(stream, Work::Nothing);
+        self.streams.get(&stream).map(|s| (end, s.clock.clone()))
     }
 
     /// Another order of unrelated work from now on.
     pub fn reseed(&mut self, seed: u64) {
         self.seed = seed;
         self.random = seed.wrapping_mul(2).wrapping_add(1);
-    }
-
-    /// Whether a command has not run yet.
-    pub fn is_pending(&self, id: u64) -> bool {
-        self.pending.contains_key(&id)
     }
 
     /// Everything that is queued.
@@ -232,9 +345,8 @@ mod tests {
         let c = q.push(32, Work::Nothing);
         assert_eq!(q.plan(&[c]), [b, c]);
         // An event wait orders the streams.
-        if let Some(s) = q.streams.get_mut(&32) {
-            s.waits.push(a);
-        }
+        let reached = q.reached(16).1;
+        q.wait(32, Some(a), &reached);
         let d = q.push(32, Work::Nothing);
         let plan = q.plan(&[d]);
         assert!(plan.iter().position(|&x| x == a) < plan.iter().position(|&x| x == d));
@@ -259,5 +371,57 @@ mod tests {
         assert_eq!(q.plan(&[b]), [a, b]);
         let c = q.push(16, Work::Nothing);
         assert_eq!(q.plan(&[c]), [a, b, c]);
+    }
+
+    /// Clocks know exactly the commands that a chain of streams, events, graphs and waits of the host puts first.
+    #[test]
+    fn clocks_follow_streams_events_graphs_and_the_host() {
+        let mut q = Queue::new(0);
+        for (handle, blocking) in [(16, false), (32, false), (48, true), (64, true)] {
+            q.streams.insert(handle, Stream { blocking, ..Stream::default() });
+        }
+        let knows = |q: &Queue, later: u64, earlier: u64| q.pending[&later].clock.knows(q.pending[&earlier].stamp);
+        let (a, b) = (q.push(16, Work::Nothing), q.push(32, Work::Nothing));
+        assert!(!knows(&q, b, a) && !knows(&q, a, b), "two streams");
+        let event = q.streams[&16].clock.clone();
+        let c = q.push(16, Work::Nothing);
+        q.wait(32, Some(a), &event);
+        let d = q.push(32, Work::Nothing);
+        assert!(knows(&q, d, a) && knows(&q, d, b) && !knows(&q, d, c), "the event was recorded before the last one");
+        let (e, f) = (q.push(48, Work::Nothing), q.push(64, Work::Nothing));
+        let legacy = q.push(0, Work::Nothing);
+        let g = q.push(64, Work::Nothing);
+        assert!(!knows(&q, f, e) && knows(&q, legacy, e) && knows(&q, g, e), "the legacy stream stands between");
+        assert!(!knows(&q, legacy, c) && !knows(&q, q.next - 1, c), "but not for streams that do not block");
+        // A graph that forks and joins: 0 -> (1, 2) -> 3.
+        let nodes = [vec![], vec![0], vec![0], vec![1, 2]].map(|after| Command::node(after, Work::Nothing));
+        let graph = Graph { nodes: nodes.to_vec(), ..Graph::default() };
+        let first = q.next + 1;
+        let last = q.push_graph(16, &graph);
+        let (fork, left, right, join) = (first, first + 1, first + 2, first + 3);
+        assert!(knows(&q, fork, c) && knows(&q, left, fork) && knows(&q, right, fork));
+        assert!(!knows(&q, left, right) && !knows(&q, right, left), "branches");
+        assert!(knows(&q, join, left) && knows(&q, join, right));
+        let h = q.push(16, Work::Nothing);
+        assert!(knows(&q, h, left) && knows(&q, h, right));
+        // The next run of a graph follows the one before, in whatever stream.
+        let again = q.next + 1;
+        q.push_graph(32, &Graph { last, ..graph });
+        assert!(knows(&q, again, right) && !knows(&q, again, h));
+        // What the host has waited for precedes what it asks for.
+        let before = q.push(32, Work::Nothing);
+        assert!(!knows(&q, before, legacy));
+        let reached = q.reached(0).1;
+        q.host.join(&reached);
+        let after = q.push(32, Work::Nothing);
+        assert!(knows(&q, after, legacy) && knows(&q, after, f) && !knows(&q, after, h));
+        // The timeline of a stream that is gone is used again only when the host has waited for it.
+        let used = q.streams[&16].timelines.clone();
+        q.remove(16);
+        assert!(!used.contains(&q.timeline()));
+        let all = q.everything();
+        assert!(all.knows(q.pending[&h].stamp));
+        q.host.join(&all);
+        assert!(used.contains(&q.timeline()));
     }
 }

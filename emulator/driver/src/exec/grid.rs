@@ -16,6 +16,8 @@ use super::run::*;
 use super::warp as warp_ops;
 use crate::check::arena::{Arena, LIVE};
 use crate::check::finding::{Finding, Kind};
+use crate::check::order::Foreign;
+use crate::count::contention::Words;
 
 /// A launch.
 #[derive(Debug, Clone)]
@@ -64,6 +66,8 @@ pub struct Outcome {
     pub unique_read: u64,
     /// Sectors written at least once.
     pub unique_write: u64,
+    /// Atomic operations by word of global memory.
+    pub words: Words,
     /// Barriers, counted per warp.
     pub barriers: u64,
     /// Findings in program order.
@@ -95,7 +99,8 @@ enum Turn {
 
 /// Runs a launch. Kernels whose blocks can see each other's work run on one thread, in an order that the seed decides;
 /// the others use all threads, and their results cannot depend on the order.
-pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) -> Outcome {
+/// `foreign` is what runs beside it in other streams.
+pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options, foreign: Option<&Foreign>) -> Outcome {
     let mut params = Private::new(spec.params.len(), WRITTEN);
     params.bytes_mut().copy_from_slice(&spec.params);
     let blocks = spec.grid.iter().map(|&d| u64::from(d)).product::<u64>();
@@ -123,7 +128,7 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
     let failed = AtomicU64::new(u64::MAX);
     let total = Mutex::new((Outcome::default(), BTreeMap::new()));
     let work = || {
-        let mut cx = context(kernel, arena, &params, spec, options, workers == 1);
+        let mut cx = Cx { foreign, ..context(kernel, arena, &params, spec, options, workers == 1) };
         if coupled {
             run_coupled(&mut cx, spec, options, blocks);
         } else {
@@ -169,18 +174,11 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options) 
 fn merge(out: &mut Outcome, cx: &Cx) {
     out.sites.resize(cx.sites.len(), Site::default());
     for (a, b) in out.sites.iter_mut().zip(&cx.sites) {
-        a.hits += b.hits;
-        a.lanes += b.lanes;
-        a.requests += b.requests;
-        a.sectors += b.sectors;
-        a.bytes += b.bytes;
-        a.shared_requests += b.shared_requests;
-        a.waves += b.waves;
-        a.ideal_waves += b.ideal_waves;
-        a.divergent += b.divergent;
+        *a += *b;
     }
     out.unique_read += cx.unique_read;
     out.unique_write += cx.unique_write;
+    out.words.add(&cx.words);
     out.barriers += cx.barriers;
     out.output.extend_from_slice(&cx.output);
 }
@@ -218,11 +216,13 @@ fn context<'a>(
         sites: vec![Site::default(); kernel.code.len()],
         unique_read: 0,
         unique_write: 0,
+        words: Words::default(),
         barriers: 0,
         epoch: options.epoch,
         launch_tag: options.epoch % crate::check::race::MAX_LAUNCH,
         touched: arena.touched(),
         race: arena.race(),
+        foreign: None,
         last: vec![0; kernel.code.len()],
         alone,
         published: HashMap::new(),
@@ -272,6 +272,9 @@ fn run_independent(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64, n
                 Turn::Ran => {}
                 Turn::Done => break,
                 Turn::Stuck => {
+                    if retire(cx, &mut slot) {
+                        continue;
+                    }
                     if release(&mut slot) {
                         cx.out_of_step = true;
                         continue;
@@ -333,6 +336,8 @@ fn run_coupled(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64) {
         if !slots.is_empty() && stuck == slots.len() {
             if place < blocks && slots.len() < options.resident.max(1) {
                 admit = 1;
+            } else if slots.iter_mut().any(|s| retire(cx, s)) {
+                // The next turn completes the barriers that waited for these threads.
             } else if slots.iter_mut().any(release) {
                 cx.out_of_step = true;
             } else {
@@ -346,7 +351,8 @@ fn run_coupled(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64) {
 fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
     let kernel = cx.kernel;
     let threads = spec.block.iter().product::<u32>();
-    let shared = if spec.dynamic_shared == 0 { kernel.shared_bytes } else { kernel.dynamic_at + spec.dynamic_shared };
+    let last = kernel.shared_vars.last().map_or(0, |v| v.at + v.bytes);
+    let shared = if spec.dynamic_shared == 0 { last } else { kernel.dynamic_place + spec.dynamic_shared };
     let warps = (0..threads.div_ceil(32))
         .map(|id| {
             let mut regs = Regs::new(kernel.words as usize, kernel.preds as usize);
@@ -373,6 +379,8 @@ fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
                 carry: 0,
                 copies: AsyncCopies::default(),
                 clock: [0; 32],
+                together: 0,
+                pairs: None,
                 released: None,
                 turn: 0,
                 idle: (0, 1),
@@ -442,6 +450,12 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
     block.barriers.fill(Barrier::default());
     block.wake.clear();
     block.shared.reset();
+    let mut end = 0;
+    for v in &cx.kernel.shared_vars {
+        block.shared.close(end, v.at);
+        end = v.at + v.bytes;
+    }
+    block.shared.close(end, cx.kernel.dynamic_place);
     for warp in &mut slot.warps {
         for &(special, row) in &cx.kernel.specials {
             let v = match special {
@@ -453,13 +467,14 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
                 warp.regs.set_lane(row, lane, u64::from(v));
             }
         }
-        let threads = block.threads - warp.id * 32;
-        warp.live = if threads >= 32 { ALL } else { (1 << threads) - 1 };
+        warp.live = warp.existing(block);
         warp.groups.clear();
         warp.groups.push(Group { pc: 0, mask: warp.live, join: NONE, state: State::Ready });
         warp.joins.clear();
         warp.copies.clear();
         warp.clock = [0; 32];
+        warp.together = 0;
+        warp.pairs = None;
         warp.clock[warp.id as usize] = 1;
         warp.released = None;
         warp.turn = 0;
@@ -531,7 +546,7 @@ fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
             }
             able |= !warps[w].spinning;
             for barrier in std::mem::take(&mut block.wake) {
-                warp_ops::wake(cx, warps, &barrier);
+                warp_ops::wake(cx, block, warps, &barrier);
                 able = true;
             }
             if stop == Stop::Yield || warps[w].live == 0 {
@@ -545,7 +560,7 @@ fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
     if block.exited > 0 {
         warp_ops::settle_barriers(cx, block, warps);
         for barrier in std::mem::take(&mut block.wake) {
-            warp_ops::wake(cx, warps, &barrier);
+            warp_ops::wake(cx, block, warps, &barrier);
             able = true;
         }
     }
@@ -586,6 +601,13 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
     cx.fine = false;
 }
 
+/// Lanes that wait for those of their warp that stand at a barrier, only to exit with them: lets them exit.
+fn retire(cx: &mut Cx, slot: &mut Slot) -> bool {
+    let Slot { block, warps } = slot;
+    let waits = |w: &&mut Warp| w.groups.iter().any(|g| matches!(g.state, State::Barrier(_)));
+    warps.iter_mut().filter(waits).any(|w| warp_ops::retire(cx, block, w, None))
+}
+
 /// Lanes that wait at a meeting point may hold what the others of their warp need, be it that those spin or that they
 /// stand at a `.sync` operation whose mask names the waiting ones: lets the waiting ones of one warp go on.
 fn release(slot: &mut Slot) -> bool {
@@ -606,6 +628,9 @@ fn deadlock(cx: &mut Cx, slots: &[Slot], all_started: bool) {
     let mut lines = Vec::new();
     let mut at = None;
     for slot in slots {
+        for barrier in &slot.block.barriers {
+            warp_ops::judge(cx, &slot.block, &slot.warps, barrier);
+        }
         for warp in slot.warps.iter().filter(|w| w.live != 0) {
             for g in warp.groups.iter().filter(|g| g.state != State::Dead) {
                 let (pc, what) = match g.state {

@@ -1,12 +1,13 @@
 //! Loads, stores and atomics of a warp: addresses to bytes, with every byte checked and every sector counted.
 
-use super::op::{Access, Atomic, NONE, Rmw};
+use super::op::{Access, Atomic, Kernel, NONE, Rmw, SharedVar};
 use super::regs::*;
 use super::run::{Block, Cx, Stop, Warp};
 use super::slow::{Kind as LaneKind, Spec};
 use crate::check::arena::{INIT, LIVE, PENDING, READY, View};
 use crate::check::finding::Kind;
 use crate::check::race;
+use crate::count::contention;
 use crate::ptx::ast::{Space, Ty};
 
 /// Generic addresses of shared memory start here.
@@ -87,6 +88,8 @@ impl Request {
 pub enum Intent {
     /// Read.
     Read,
+    /// Read through a cache that does not see writes of the same kernel.
+    ReadOnly,
     /// Write.
     Write,
     /// Read and write in one step.
@@ -100,7 +103,7 @@ pub enum Intent {
 impl Intent {
     fn verb(self) -> &'static str {
         match self {
-            Intent::Read => "read",
+            Intent::Read | Intent::ReadOnly => "read",
             Intent::Write => "write",
             Intent::Atomic => "atomic access",
             Intent::CopyRead => "asynchronous copy from here",
@@ -109,7 +112,7 @@ impl Intent {
     }
 
     fn reads(self) -> bool {
-        matches!(self, Intent::Read | Intent::Atomic | Intent::CopyRead)
+        !matches!(self, Intent::Write | Intent::CopyWrite)
     }
 }
 
@@ -490,8 +493,15 @@ fn fault(
             Space::Local => "local memory of this thread",
             _ => "parameter block",
         };
-        // Offsets are unsigned: those before the memory look enormous (and 32 bits wide in shared memory).
         let (at, size) = (r.at[lane], r.view.size);
+        let first_bad = at.wrapping_add(byte);
+        if r.space == Space::Shared && first_bad < r.view.size {
+            let start = if byte == 0 { "it starts" } else { "its last bytes lie" };
+            let message = format!("{text}: {start} {}", between_variables(cx.kernel, first_bad));
+            cx.report(block, warp, pc, lane, kind, message);
+            return Stop::Fault;
+        }
+        // Offsets are unsigned: those before the memory look enormous (and 32 bits wide in shared memory).
         let before = if at > u64::MAX / 2 { at.wrapping_neg() } else { (1u64 << 32).saturating_sub(at) };
         let distance = if at < size {
             format!("its last bytes lie 0 bytes past the end of the {name}")
@@ -500,10 +510,46 @@ fn fault(
         } else {
             format!("it starts {} bytes past the end of the {name}", at - size)
         };
+        let size = match (r.space, size.checked_sub(cx.kernel.dynamic_place.into())) {
+            (Space::Shared, Some(dynamic)) => u64::from(cx.kernel.dynamic_at) + dynamic,
+            (Space::Shared, None) => u64::from(cx.kernel.shared_bytes),
+            _ => size,
+        };
         format!("{text}: {distance} ({size} bytes)")
     };
     cx.report(block, warp, pc, lane, kind, message);
     Stop::Fault
+}
+
+/// A sentence about an address between the shared variables of a kernel: the nearest of them.
+fn between_variables(kernel: &Kernel, at: u64) -> String {
+    let at = at as u32;
+    let below = kernel.shared_vars.iter().rfind(|v| v.at + v.bytes <= at);
+    let above = kernel.shared_vars.iter().find(|v| v.at > at);
+    let text =
+        |v: &SharedVar| format!("the shared variable `{}` ({} bytes at {:#x})", source_name(&v.name), v.bytes, v.at);
+    let past = below.map(|v| (at - (v.at + v.bytes), format!("past the end of {}", text(v))));
+    let before = match above {
+        Some(v) => (v.at - at, format!("before {}", text(v))),
+        None => (kernel.dynamic_place - at, "before the dynamic shared memory".to_string()),
+    };
+    let (distance, what) = past.filter(|p| p.0 <= before.0).unwrap_or(before);
+    format!("{distance} bytes {what}")
+}
+
+/// The name that a variable of a function has in the source: nvcc calls `s` of `f` `_ZZ1fE1s`.
+fn source_name(symbol: &str) -> &str {
+    symbol
+        .match_indices('E')
+        .filter(|_| symbol.starts_with("_ZZ"))
+        .filter_map(|(i, _)| {
+            let tail = &symbol[i + 1..];
+            let digits = tail.bytes().take_while(u8::is_ascii_digit).count();
+            let length: usize = tail[..digits].parse().ok()?;
+            tail.get(digits..digits + length)
+        })
+        .next_back()
+        .unwrap_or(symbol)
 }
 
 /// Counts a request: sectors and unique bytes of global memory, wavefronts of shared memory.
@@ -524,6 +570,11 @@ pub fn count(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
             site.shared_requests += 1;
             site.waves += waves;
             site.ideal_waves += ideal;
+        }
+        Space::Local => {
+            let site = &mut cx.sites[pc];
+            site.local_requests += 1;
+            site.local_bytes += u64::from(r.mask.count_ones() * r.bytes);
         }
         _ => {}
     }
@@ -851,7 +902,8 @@ pub fn ld(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
         check(cx, block, warp, pc, &r, Intent::Read, a.used)?;
         count(cx, pc, &r, false);
         if cx.checks.races {
-            race::access(cx, block, warp, pc, &r, Intent::Read, a.strong);
+            let intent = if a.readonly { Intent::ReadOnly } else { Intent::Read };
+            race::access(cx, block, warp, pc, &r, intent, a.strong);
             if a.strong {
                 race::synchronise(cx, block, warp, &r, false);
             }
@@ -1074,6 +1126,9 @@ pub fn atom(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Atomic, pc: usi
         left = rest;
         check(cx, block, warp, pc, &r, Intent::Atomic, u32::MAX)?;
         count(cx, pc, &r, true);
+        if cx.checks.count {
+            contention::note(cx, pc, &r);
+        }
         if cx.checks.races {
             // A compare-and-swap counts as a read: the loops around it start from a plain read (as in the programming
             // guide), which the swap itself validates. Plain writes still conflict with it.
@@ -1145,6 +1200,15 @@ impl Private {
         unsafe {
             std::ptr::write_bytes(self.view.data, 0xff, 16 * self.data.len());
             std::ptr::write_bytes(self.view.state, LIVE, 16 * self.state.len());
+        }
+    }
+
+    /// Closes the bytes between two addresses, as far as there are such.
+    pub fn close(&mut self, from: u32, to: u32) {
+        let (from, to) = (from as usize, (to as usize).min(self.view.size as usize));
+        if from < to {
+            // SAFETY: the range was just cut to the buffer.
+            unsafe { std::ptr::write_bytes(self.view.state.add(from), 0, to - from) }
         }
     }
 

@@ -99,6 +99,19 @@ pub struct Access {
     pub strong: bool,
     /// `.release`: publishes what the thread wrote before, without a fence of its own.
     pub release: bool,
+    /// `.nc`: through a cache that does not see what the kernel writes.
+    pub readonly: bool,
+}
+
+/// A static shared variable.
+#[derive(Debug, Clone)]
+pub struct SharedVar {
+    /// As the PTX calls it.
+    pub name: String,
+    /// Its first address.
+    pub at: u32,
+    /// Its size.
+    pub bytes: u32,
 }
 
 /// An atomic or a reduction.
@@ -503,10 +516,14 @@ pub struct Kernel {
     pub params: Vec<Param>,
     /// Size of the parameter block.
     pub param_bytes: u32,
-    /// Static shared memory.
+    /// Static shared memory, without the closed bytes that the emulator puts between variables.
     pub shared_bytes: u32,
-    /// Where dynamic shared memory starts.
+    /// Where dynamic shared memory would start without them.
     pub dynamic_at: u32,
+    /// Where it starts.
+    pub dynamic_place: u32,
+    /// Static shared variables, by address.
+    pub shared_vars: Vec<SharedVar>,
     /// Local memory of one thread.
     pub local_bytes: u32,
     /// `.maxntid`.

@@ -10,7 +10,9 @@ use super::regs::*;
 use super::{syscall, tensor, warp as warp_ops, wmma};
 use crate::check::arena::{Arena, View};
 use crate::check::finding::{Finding, Kind, Where};
+use crate::check::order::Foreign;
 use crate::check::race::{self, Clock, Seen};
+use crate::count::contention::Words;
 use crate::ptx::ast::Space;
 
 /// Operations a warp runs before another gets its turn, at its next branch.
@@ -57,6 +59,32 @@ pub struct Site {
     pub ideal_waves: u64,
     /// Branches that split the warp.
     pub divergent: u64,
+    /// Requests to local memory.
+    pub local_requests: u64,
+    /// Bytes they asked for.
+    pub local_bytes: u64,
+    /// Atomic operations of lanes.
+    pub atomics: u64,
+    /// The steps they take if lanes on one address go one after the other.
+    pub atomic_steps: u64,
+}
+
+impl std::ops::AddAssign for Site {
+    fn add_assign(&mut self, b: Site) {
+        self.hits += b.hits;
+        self.lanes += b.lanes;
+        self.requests += b.requests;
+        self.sectors += b.sectors;
+        self.bytes += b.bytes;
+        self.shared_requests += b.shared_requests;
+        self.waves += b.waves;
+        self.ideal_waves += b.ideal_waves;
+        self.divergent += b.divergent;
+        self.local_requests += b.local_requests;
+        self.local_bytes += b.local_bytes;
+        self.atomics += b.atomics;
+        self.atomic_steps += b.atomic_steps;
+    }
 }
 
 /// Why a group stopped running.
@@ -99,9 +127,11 @@ pub struct Group {
 /// A place where diverged lanes meet.
 #[derive(Debug, Clone, Copy)]
 pub struct Meeting {
-    pc: u32,
+    /// The operation.
+    pub pc: u32,
     expected: u32,
-    arrived: u32,
+    /// Lanes that are there.
+    pub arrived: u32,
     outer: u32,
 }
 
@@ -125,6 +155,10 @@ pub struct Warp {
     pub copies: AsyncCopies,
     /// Logical time of every warp of the block, as far as this one knows.
     pub clock: Clock,
+    /// The time up to which all that its lanes did comes before what any of them does now.
+    pub together: u32,
+    /// The same for single lanes, as some `__syncwarp` with parts of the warp have made it: `[of one][about another]`.
+    pub pairs: Option<Box<[[u32; LANES]; LANES]>>,
     /// The clock at the last fence.
     pub released: Option<Clock>,
     /// Group that ran last.
@@ -135,6 +169,21 @@ pub struct Warp {
     pub quantum: i32,
     /// Caught in a loop that only others can end.
     pub spinning: bool,
+}
+
+/// A part of a warp that waits at a barrier.
+#[derive(Debug, Clone, Copy)]
+pub struct Partial {
+    /// The warp.
+    pub warp: u32,
+    /// The operation.
+    pub pc: u32,
+    /// Those of its lanes that came.
+    pub lanes: u32,
+    /// The barrier is one that the others must reach too, unless they exit.
+    pub amiss: bool,
+    /// Counted as a whole warp, the others having exited.
+    pub whole: bool,
 }
 
 /// A barrier of a block.
@@ -150,6 +199,8 @@ pub struct Barrier {
     pub warps: u32,
     /// Threads whose predicate was true.
     pub trues: u32,
+    /// Lanes that arrived without the rest of their warp.
+    pub partial: Vec<Partial>,
     /// Joined clocks of those who arrived.
     pub clock: Clock,
     /// Joined clocks of their last fences.
@@ -202,6 +253,8 @@ pub struct Cx<'a> {
     pub unique_read: u64,
     /// First touches of sectors by writes.
     pub unique_write: u64,
+    /// Atomic operations by word of global memory.
+    pub words: Words,
     /// Barriers that all threads passed, counted per warp.
     pub barriers: u64,
     /// Launch number for last-touch stamps.
@@ -212,6 +265,8 @@ pub struct Cx<'a> {
     pub touched: *mut u32,
     /// Race records.
     pub race: *mut u64,
+    /// What nothing orders before this launch.
+    pub foreign: Option<&'a Foreign>,
     /// Where each operation last touched global memory, for prefetches.
     pub last: Vec<u64>,
     /// No other worker runs blocks of this launch.
@@ -289,6 +344,12 @@ impl Cx<'_> {
 }
 
 impl Warp {
+    /// Lanes that have a thread: not all, in the last warp of many blocks.
+    pub fn existing(&self, block: &Block) -> u32 {
+        let threads = block.threads - self.id * 32;
+        if threads >= 32 { ALL } else { (1 << threads) - 1 }
+    }
+
     /// Reads a predicate.
     #[inline(always)]
     pub fn pred(&self, p: Pred) -> u32 {
@@ -305,17 +366,21 @@ impl Warp {
         }
     }
 
-    /// Lanes leave for good: nobody waits for them any more.
-    fn exit(&mut self, mask: u32) {
+    /// Lanes exit: nobody waits for them any more.
+    pub fn leave(&mut self, cx: &mut Cx, block: &mut Block, mask: u32) {
         self.live &= !mask;
         for j in &mut self.joins {
             j.expected &= !mask;
             j.arrived &= !mask;
         }
+        block.exited += mask.count_ones();
+        race::join(&mut block.exit_clock, &self.clock);
+        race::tick(self);
+        cx.progress = true;
     }
 
     /// Releases every meeting point at which all its lanes have arrived.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         for i in 0..self.joins.len() {
             let j = self.joins[i];
             if j.arrived != 0 && j.arrived == j.expected {
@@ -392,9 +457,10 @@ fn sync_ready(
         let message = format!("the lane executes the operation but is not in its member mask {want:#010x}");
         cx.report(block, warp, pc, lane, Kind::WarpMask, message);
     }
-    if want & !warp.live != 0 {
-        let gone = want & !warp.live;
-        let message = format!("member mask {want:#010x} names lanes that have exited or do not exist ({gone:#010x})");
+    // Lanes that never existed may be named: `__shfl_sync(0xffffffff, …)` in the last warp of a block of 80 threads.
+    let gone = want & !warp.live & warp.existing(block);
+    if gone != 0 {
+        let message = format!("member mask {want:#010x} names lanes that have exited ({gone:#010x})");
         cx.report(block, warp, pc, mask.trailing_zeros() as usize & 31, Kind::WarpMask, message);
     }
     let need = want & warp.live & !mask;
@@ -690,11 +756,7 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
                 continue;
             }
             Op::Exit => {
-                warp.exit(m);
-                block.exited += m.count_ones();
-                race::join(&mut block.exit_clock, &warp.clock);
-                race::tick(warp);
-                cx.progress = true;
+                warp.leave(cx, block, m);
                 mask &= !m;
                 warp.groups[group].mask = mask;
                 if mask == 0 {

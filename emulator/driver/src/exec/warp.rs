@@ -2,7 +2,7 @@
 
 use super::op::*;
 use super::regs::*;
-use super::run::{Barrier, Block, Cx, State, Stop, Warp};
+use super::run::{Barrier, Block, Cx, Partial, State, Stop, Warp};
 use crate::check::finding::Kind;
 use crate::check::race;
 
@@ -60,7 +60,7 @@ pub fn collective(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, op: &O
             }
         }
         // `bar.warp.sync` orders the memory accesses of its lanes.
-        _ => race::tick(warp),
+        _ => race::meet(warp, here),
     }
 }
 
@@ -91,7 +91,10 @@ fn shfl(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, here: u32, mode:
     }
     warp.set_pred(p, valid, here);
     if let Some((lane, j)) = absent {
-        let message = format!("the lane reads lane {j}, which takes no part in this shuffle (lanes {here:#010x})");
+        let message = match warp.existing(block) >> j & 1 {
+            0 => format!("the lane reads lane {j}, which does not exist: the block has {} threads", block.threads),
+            _ => format!("the lane reads lane {j}, which takes no part in this shuffle (lanes {here:#010x})"),
+        };
         cx.report(block, warp, pc, lane, Kind::WarpMask, message);
     }
 }
@@ -108,13 +111,12 @@ pub fn bar(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize, pc: us
         cx.report(block, warp, pc, first, Kind::DivergentBarrier, message);
         return Some(Stop::Fault);
     }
-    if b.aligned && m != warp.live && !cx.out_of_step {
-        let missing = warp.live & !m;
-        let message = format!(
-            "the barrier is reached by lanes {m:#010x} of the warp while lanes {missing:#010x} are elsewhere: bar.sync must \
-             be executed by all threads of the warp together"
-        );
-        cx.report(block, warp, pc, first, Kind::DivergentBarrier, message);
+    if m != warp.live {
+        retire(cx, block, warp, Some(group));
+    }
+    let amiss = b.aligned && m != warp.live && !cx.out_of_step;
+    if amiss && b.arrive {
+        divergent(cx, block, warp, pc, m);
     }
     cx.barriers += 1;
     let trues = b.red.map_or(0, |(_, p, _)| (warp.pred(p) & m).count_ones());
@@ -136,6 +138,10 @@ pub fn bar(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize, pc: us
     }
     race::tick(warp);
     if !b.arrive {
+        if m != warp.live {
+            // Lanes that are elsewhere now may be about to exit, which is no divergence: `judge` looks again.
+            barrier.partial.push(Partial { warp: warp.id, pc: pc as u32, lanes: m, amiss, whole: false });
+        }
         barrier.waiting.push((warp.id, group as u32));
         warp.groups[group].state = State::Barrier(id);
     }
@@ -143,6 +149,67 @@ pub fn bar(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize, pc: us
         return Some(Stop::Yield);
     }
     if b.arrive { None } else { Some(Stop::Parked) }
+}
+
+/// Reports lanes of a warp that reach a barrier while others of it, which have not exited, are elsewhere.
+fn divergent(cx: &mut Cx, block: &Block, warp: &Warp, pc: usize, m: u32) {
+    let missing = warp.live & !m;
+    if missing == 0 {
+        return;
+    }
+    let message = format!(
+        "the barrier is reached by lanes {m:#010x} of the warp while lanes {missing:#010x} are elsewhere: bar.sync must be \
+         executed by all threads of the warp together"
+    );
+    cx.report(block, warp, pc, m.trailing_zeros() as usize & 31, Kind::DivergentBarrier, message);
+}
+
+/// The verdict about warps that reached a barrier in parts.
+pub fn judge(cx: &mut Cx, block: &Block, warps: &[Warp], barrier: &Barrier) {
+    for p in barrier.partial.iter().filter(|p| p.amiss) {
+        divergent(cx, block, &warps[p.warp as usize], p.pc as usize, p.lanes);
+    }
+}
+
+/// The exit that follows an operation at once, with nothing in between.
+fn exit_at(code: &[Inst], mut pc: usize) -> Option<usize> {
+    loop {
+        match code.get(pc)? {
+            Inst { op: Op::Join | Op::Nop, .. } => pc += 1,
+            Inst { op: Op::Exit, guard: Pred { at: NONE, .. } } => return Some(pc),
+            _ => return None,
+        }
+    }
+}
+
+/// Lanes with nothing left to do but to exit, exit: those on their way to the exit, and those that wait for others to
+/// meet them in front of it (`if (i >= n) return;`). Barriers do not wait for threads that have exited, so these must
+/// not wait for lanes at a barrier. `running` is the group that is running, if one is.
+pub fn retire(cx: &mut Cx, block: &mut Block, warp: &mut Warp, running: Option<usize>) -> bool {
+    let code = &cx.kernel.code[..];
+    let mut gone = 0;
+    let mut leave = |pc: u32, lanes: u32| match exit_at(code, pc as usize) {
+        Some(exit) if lanes != 0 => {
+            cx.sites[exit].hits += 1;
+            cx.sites[exit].lanes += u64::from(lanes.count_ones());
+            gone |= lanes;
+            true
+        }
+        _ => false,
+    };
+    for (i, g) in warp.groups.iter_mut().enumerate() {
+        if Some(i) != running && g.state == State::Ready && leave(g.pc, g.mask) {
+            g.state = State::Dead;
+        }
+    }
+    for j in &warp.joins {
+        leave(j.pc, j.arrived);
+    }
+    if gone != 0 {
+        warp.leave(cx, block, gone);
+        warp.settle();
+    }
+    gone != 0
 }
 
 /// Completes a barrier if everybody it waits for has come.
@@ -176,6 +243,7 @@ fn complete(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, id: usize) -
 pub fn settle_barriers(cx: &mut Cx, block: &mut Block, warps: &[Warp]) {
     for id in 0..block.barriers.len() {
         if block.barriers[id].arrived > 0 {
+            count_whole_warps(&mut block.barriers[id], warps);
             let Some(&(w, g)) = block.barriers[id].waiting.first() else { continue };
             let warp = &warps[w as usize];
             let pc = warp.groups[g as usize].pc as usize - 1;
@@ -184,14 +252,28 @@ pub fn settle_barriers(cx: &mut Cx, block: &mut Block, warps: &[Warp]) {
     }
 }
 
+/// Counted barriers count whole warps: lanes whose warp has no others left by now make one.
+fn count_whole_warps(barrier: &mut Barrier, warps: &[Warp]) {
+    for i in 0..if barrier.expected > 0 { barrier.partial.len() } else { 0 } {
+        let warp = barrier.partial[i].warp;
+        let parts = || barrier.partial.iter().filter(|p| p.warp == warp);
+        let here = parts().fold(0, |lanes, p| lanes | p.lanes);
+        if warps[warp as usize].live & !here == 0 && !parts().any(|p| p.whole) {
+            barrier.arrived += 32 - here.count_ones();
+            barrier.partial[i].whole = true;
+        }
+    }
+}
+
 /// Wakes the groups of a completed barrier.
-pub fn wake(cx: &mut Cx, warps: &mut [Warp], barrier: &Barrier) {
+pub fn wake(cx: &mut Cx, block: &Block, warps: &mut [Warp], barrier: &Barrier) {
+    judge(cx, block, warps, barrier);
     for &(w, g) in &barrier.waiting {
         let warp = &mut warps[w as usize];
         let group = &mut warp.groups[g as usize];
         group.state = State::Ready;
         let (mask, pc) = (group.mask, group.pc as usize - 1);
-        race::join(&mut warp.clock, &barrier.clock);
+        race::learn(warp, &barrier.clock);
         // What all threads wrote before their own fences may be published by one of them behind the barrier.
         if barrier.released != [0; 32] {
             race::join(warp.released.get_or_insert([0; 32]), &barrier.released);

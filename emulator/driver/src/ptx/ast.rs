@@ -2,6 +2,7 @@
 //! is decided in `lower`.
 
 use std::collections::HashMap;
+use std::fmt;
 
 /// A fundamental type of PTX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -174,6 +175,36 @@ pub enum Operand {
     Sink,
 }
 
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Number::Int(v) => write!(f, "{}", *v as i64),
+            Number::F32(bits) => write!(f, "0f{bits:08x}"),
+            Number::F64(bits) => write!(f, "0d{bits:016x}"),
+        }
+    }
+}
+
+/// As PTX writes it.
+impl fmt::Display for Operand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |all: &[Operand]| all.iter().map(Operand::to_string).collect::<Vec<_>>().join(", ");
+        match self {
+            Operand::Name(name, 0) => write!(f, "{name}"),
+            Operand::Name(name, offset) => write!(f, "{name}{offset:+}"),
+            Operand::Number(n) => write!(f, "{n}"),
+            Operand::Mem(base, 0) if !base.is_empty() => write!(f, "[{base}]"),
+            Operand::Mem(base, at) if base.is_empty() => write!(f, "[{at}]"),
+            Operand::Mem(base, offset) => write!(f, "[{base}{offset:+}]"),
+            Operand::Vector(all) => write!(f, "{{{}}}", list(all)),
+            Operand::List(all) => write!(f, "({})", list(all)),
+            Operand::Pair(p, q) => write!(f, "{p}|{q}"),
+            Operand::Not(p) => write!(f, "!{p}"),
+            Operand::Sink => write!(f, "_"),
+        }
+    }
+}
+
 /// One instruction.
 #[derive(Debug, Clone)]
 pub struct Inst {
@@ -260,6 +291,8 @@ pub struct Module {
     pub version: (u32, u32),
     /// `.target`, the first word.
     pub target: String,
+    /// Line of `.target`.
+    pub target_line: u32,
     /// Variables at module scope.
     pub vars: Vec<Var>,
     /// Functions and declarations.
@@ -269,6 +302,12 @@ pub struct Module {
 }
 
 impl Module {
+    /// The architecture that `.target` names: 90 for `sm_90a`.
+    pub fn architecture(&self) -> u32 {
+        let number = self.target.trim_start_matches(|c: char| !c.is_ascii_digit());
+        number.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(80)
+    }
+
     /// The value of a pointer to a function that is called through registers.
     pub fn function_address(&self, name: &str) -> Option<u64> {
         let i = self.functions.iter().position(|f| f.name == name && !f.entry)?;

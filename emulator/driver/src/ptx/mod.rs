@@ -14,12 +14,14 @@ pub struct LoadError {
     pub line: u32,
     /// What was found and what would be accepted.
     pub message: String,
+    /// The text is of a PTX version that only a newer driver knows.
+    pub newer: bool,
 }
 
 impl LoadError {
     /// An error at `line`.
     pub fn new(line: u32, message: impl Into<String>) -> Self {
-        LoadError { line, message: message.into() }
+        LoadError { line, message: message.into(), newer: false }
     }
 }
 

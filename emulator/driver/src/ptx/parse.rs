@@ -6,6 +6,9 @@ use super::ast::*;
 
 type Res<T> = Result<T, LoadError>;
 
+/// PTX version of CUDA 13.0, which this driver is.
+const NEWEST: (u32, u32) = (9, 0);
+
 /// Braces may nest this deep, in statements and in operands.
 const MAX_DEPTH: u32 = 64;
 /// Registers one `.reg` may declare.
@@ -181,7 +184,7 @@ impl<'a> Parser<'a> {
     fn fail<T>(&self, wanted: &str) -> Res<T> {
         let got = match self.peek() {
             Tok::Word(w) => format!("`{w}`"),
-            Tok::Num(n) => format!("number {n:?}"),
+            Tok::Num(n) => format!("`{n}`"),
             Tok::Str(s) => format!("string \"{s}\""),
             Tok::Punct(b) => format!("`{}`", *b as char),
             Tok::End => "the end of the file".to_string(),
@@ -281,8 +284,14 @@ impl<'a> Parser<'a> {
                 };
                 let tenths = (version * 10.0).round() as u32;
                 m.version = (tenths / 10, tenths % 10);
+                if m.version > NEWEST {
+                    let (major, minor) = NEWEST;
+                    let text = format!("PTX {version:.1} is newer than {major}.{minor}, the last version of CUDA 13.0");
+                    return Err(LoadError { newer: true, ..LoadError::new(line, text) });
+                }
             }
             ".target" => {
+                m.target_line = line;
                 m.target = self.word("a target such as sm_80")?.to_string();
                 while self.eat(b',') {
                     self.word("a target option")?;
@@ -695,11 +704,13 @@ impl<'a> Parser<'a> {
             None
         };
         let line = self.line();
-        let opcode = self.word("an opcode")?.split('.').map(str::to_string).collect();
+        let word = self.word("an opcode")?;
+        let opcode = word.split('.').map(str::to_string).collect();
         let mut operands = Vec::new();
         if !self.eat(b';') {
             loop {
-                operands.push(self.operand(0)?);
+                let named = |e: LoadError| LoadError { message: format!("`{word}`: {}", e.message), ..e };
+                operands.push(self.operand(0).map_err(named)?);
                 if !self.eat(b',') {
                     break;
                 }
@@ -750,8 +761,8 @@ impl<'a> Parser<'a> {
                     },
                 };
                 if self.is(b',') {
-                    return self
-                        .fail("`]` (tensor operands `[map, {x,y}]` belong to instructions that are not supported)");
+                    let text = "operands like `[map, {x, y}]` belong to textures and tensors, which are not supported";
+                    return Err(LoadError::new(self.line(), text));
                 }
                 self.need(b']')?;
                 Ok(op)

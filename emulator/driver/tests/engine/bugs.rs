@@ -70,6 +70,53 @@ fn out_of_bounds_in_every_space() {
     assert_finding(&out, Kind::OutOfBounds, &["not a device address (null or host pointer?)"]);
 }
 
+/// Shared arrays of a block lie side by side on a GPU; here closed bytes lie between them.
+#[test]
+fn overruns_from_one_shared_array_into_the_next() {
+    let r = rig();
+    let y = floats(&r, 32);
+    let kernel = r.kernel("neighbours");
+    assert_eq!((kernel.shared_bytes, kernel.dynamic_at), (256, 256), "limits and occupancy do not count them");
+    let args = |n, m| [Arg::Ptr(y), Arg::I32(n), Arg::I32(m)];
+    r.clean("neighbours", 1, 32, &args(0, 0));
+    assert_eq!(r.get::<f32>(y, 32), [3f32; 32]);
+    // Which array comes first is the compiler's choice.
+    let low_first = kernel.shared_vars[0].name.contains("low");
+    let (over, under) = if low_first { ((1, 0), (0, -1)) } else { ((0, 1), (-1, 0)) };
+    let (first, second) = if low_first { ("low", "high") } else { ("high", "low") };
+    let out = r.run("neighbours", 1, 32, &args(over.0, over.1));
+    let words = format!("it starts 0 bytes past the end of the shared variable `{first}` (128 bytes at 0x0)");
+    assert_finding(&out, Kind::OutOfBounds, &["shared write of 4 bytes", &words, "lane 31 "]);
+    let out = r.run("neighbours", 1, 32, &args(under.0, under.1));
+    let words = format!("it starts 4 bytes before the shared variable `{second}` (128 bytes at 0x100)");
+    assert_finding(&out, Kind::OutOfBounds, &["shared write of 4 bytes", &words, "lane 0 "]);
+    let run = |n, m| r.run_with("before_dynamic", [1; 3], [32, 1, 1], 512, &args(n, m));
+    assert_clean("before_dynamic", &run(0, 0));
+    assert_eq!(r.get::<f32>(y, 32), [3f32; 32]);
+    for (n, m, words) in [
+        (1, 0, "it starts 0 bytes past the end of the shared variable `first` (128 bytes at 0x0)"),
+        (0, -1, "it starts 16 bytes before the dynamic shared memory"),
+        (0, 1, "it starts 0 bytes past the end of the shared memory of this block (640 bytes)"),
+    ] {
+        assert_finding(&run(n, m), Kind::OutOfBounds, &[words]);
+    }
+}
+
+#[test]
+fn reads_through_the_read_only_cache_of_what_the_kernel_writes() {
+    let r = rig();
+    let (x, y) = (r.put(&[5i32; 64]), r.put(&[0i32; 64]));
+    let args = |change| [Arg::Ptr(x), Arg::Ptr(y), Arg::I32(change)];
+    r.clean("stale_read", 1, 64, &args(0));
+    r.clean("stale_read_ok", 1, 64, &args(7));
+    // What earlier launches wrote may be read.
+    r.clean("stale_read", 1, 64, &args(0));
+    assert_eq!(r.get::<i32>(y, 64), [7; 64]);
+    let out = r.run("stale_read", 1, 64, &args(9));
+    let words = "the word was written by block 0 (warp 1, lane 0) of this launch, and `.nc` reads through a cache";
+    assert_finding(&out, Kind::GlobalRace, &["read after write", words, "ld.global.nc", "warp 0, lane 0 "]);
+}
+
 #[test]
 fn misaligned_scalars_and_vectors() {
     let r = rig();
@@ -148,6 +195,47 @@ fn shared_memory_races() {
 }
 
 #[test]
+fn a_syncwarp_orders_the_lanes_of_its_mask() {
+    let r = rig();
+    let x: Vec<f32> = (0..32).map(|i| i as f32).collect();
+    let (px, y) = (r.put(&x), r.empty::<f32>(32));
+    let args = |low, high, flip| [Arg::Ptr(px), Arg::Ptr(y), Arg::U32(low), Arg::U32(high), Arg::I32(flip)];
+    for (low, high, flip) in [(0xffff, 0xffff_0000, 8), (u32::MAX, u32::MAX, 16)] {
+        r.clean("partial_syncwarp", 1, 32, &args(low, high, flip));
+        assert!(r.get::<f32>(y, 32).iter().enumerate().all(|(i, &v)| v == x[i ^ flip as usize]));
+    }
+    let out = r.run("partial_syncwarp", 1, 32, &args(0xffff, 0xffff_0000, 16));
+    let words = "written by lane 16 of the same warp, and no __syncwarp or barrier lies between them";
+    assert_finding(&out, Kind::SharedRace, &["read after write", words, "warp 0, lane 0 "]);
+    let chain = |last| [Arg::Ptr(px), Arg::Ptr(y), Arg::I32(last)];
+    r.clean("chained_syncwarp", 1, 32, &chain(2));
+    let out = r.run("chained_syncwarp", 1, 32, &chain(0));
+    assert_finding(&out, Kind::SharedRace, &["written by lane 2 of the same warp"]);
+    r.clean("fence_is_no_barrier", 1, 32, &[Arg::Ptr(px), Arg::Ptr(y), Arg::I32(1)]);
+    let out = r.run("fence_is_no_barrier", 1, 32, &[Arg::Ptr(px), Arg::Ptr(y), Arg::I32(0)]);
+    assert_finding(&out, Kind::SharedRace, &["written by lane 31 of the same warp"]);
+}
+
+#[test]
+fn races_after_very_many_barriers() {
+    let r = rig();
+    let (x, y) = (floats(&r, 64), floats(&r, 64));
+    // 2^17 barriers were once more than a record could count.
+    for (name, threads, words) in [
+        ("late_race", 64, "the word was written by warp 0, lane 31, and no barrier lies between them"),
+        ("late_race_warp", 32, "the word was written by lane 31 of the same warp"),
+    ] {
+        for barriers in [100, (1 << 17) - 1, (1 << 17) + 100] {
+            let args = |last| [Arg::Ptr(x), Arg::Ptr(y), Arg::I32(barriers), Arg::I32(last)];
+            r.clean(name, 1, threads, &args(1));
+            let out = r.run(name, 1, threads, &args(0));
+            let races: Vec<_> = out.findings.iter().filter(|f| f.kind == Kind::SharedRace).collect();
+            assert!(races.iter().any(|f| f.message.contains(words)), "{name}, {barriers}: {:?}", out.findings);
+        }
+    }
+}
+
+#[test]
 fn global_memory_races_between_blocks() {
     let mut r = rig();
     let (x, y) = (floats(&r, 64), floats(&r, 64));
@@ -185,12 +273,19 @@ fn masks_that_do_not_fit() {
     r.clean("bad_mask", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(32)]);
     let out = r.run("bad_mask", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::I32(16)]);
     // The ISA lets the shuffle wait for lanes that have not exited: these never come, and it goes on when they are gone.
-    assert_finding(&out, Kind::WarpMask, &["names lanes that have exited or do not exist (0xffff0000)"]);
+    assert_finding(&out, Kind::WarpMask, &["names lanes that have exited (0xffff0000)"]);
     r.clean("bad_mask_own", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::U32(u32::MAX)]);
     let out = r.run("bad_mask_own", 1, 32, &[Arg::Ptr(x), Arg::Ptr(y), Arg::U32(0x7fff_ffff)]);
     assert_finding(&out, Kind::WarpMask, &["not in its member mask 0x7fffffff", "lane 31"]);
-    let out = r.run("bad_mask_own", 1, 16, &[Arg::Ptr(x), Arg::Ptr(y), Arg::U32(u32::MAX)]);
-    assert_finding(&out, Kind::WarpMask, &["names lanes that have exited or do not exist (0xffff0000)"]);
+    // Lanes without a thread may be named as long as nobody reads them.
+    for threads in [1, 16, 40] {
+        r.clean(
+            "bad_mask_own",
+            1,
+            threads,
+            &[Arg::Ptr(r.put(&[3i32; 40])), Arg::Ptr(r.put(&[0i32; 40])), Arg::U32(!0)],
+        );
+    }
 }
 
 #[test]

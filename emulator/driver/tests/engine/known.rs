@@ -2,12 +2,13 @@
 
 use warpsmith_emulator_driver::check::finding::Kind;
 use warpsmith_emulator_driver::exec::alu::Level;
-use warpsmith_emulator_driver::exec::grid::Outcome;
+use warpsmith_emulator_driver::exec::grid::{Launch, Outcome};
 use warpsmith_emulator_driver::exec::run::Site;
 
 use crate::rig::{Arg, Rig, assert_clean, assert_finding};
 
 const BASIC: &str = include_str!("../../../tests/kernels/basic.ptx");
+const REPORT: &str = include_str!("../../../tests/kernels/report.ptx");
 
 /// Small reproducible numbers.
 pub fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -143,6 +144,70 @@ fn printf_and_assert() {
     let out = rig.run("claim", 1, 32, &[Arg::Ptr(rig.put(&bad))]);
     assert_finding(&out, Kind::Assert, &["assertion `x[threadIdx.x] < 100` failed", "lane 20", "basic.cu"]);
     assert!(out.fault.is_some());
+}
+
+/// Every flag, width, precision, size and conversion that the programming guide lists, on values whose text follows from
+/// the C standard; what it does not list stays as it stands.
+#[test]
+fn printf_formats() {
+    let rig = Rig::new(REPORT);
+    let s = rig.put(b"string\0");
+    let mut args: Vec<u8> = Vec::new();
+    args.extend((-42i32).to_le_bytes());
+    args.extend(48879u32.to_le_bytes());
+    args.extend((-5_000_000_000i64).to_le_bytes());
+    args.extend(1234.5678f64.to_le_bytes());
+    args.extend(s.to_le_bytes());
+    let launch = Launch { grid: [1; 3], block: [1; 3], dynamic_shared: 0, params: args, cooperative: false };
+    let out = rig.device.launch(&rig.kernel("formats"), &launch, &rig.settings);
+    assert_clean("formats", &out);
+    let text = String::from_utf8(out.output).unwrap();
+    let want = "\
+[-42|-42|48879|137357|beef|BEEF|c]
+[-42|-42|+42|-0042|-42   |   -42|-0042|   -0042|-0042   |   -0042]
+[0xbeef|0XBEEF|0137357|0|1234.568|2.00000]
+[-42|214|-42|65494|-5000000000|18446744068709551616|-5000000000|fffffffed5fa0e00|18446744068709551616|-5000000000|\
+-5000000000]
+[st|string|  string|string  |     str|s| string|string ]
+[1234.567800|1234.567800|1235|1234.568|   1234.57|1234.57   |0001234.57|+1234.6]
+[1.234568e+03|1.234568E+03|1e+03|1.235E+03|1234.57|1234.57|1e-05|1e+20|1.23e+03|100000]
+[0x1.8p+0|0X1.8P+0|0x1.8p+0|inf|-INF|  inf|nan  |INF]
+[   -42|-42   |-42   |1234.57|   1234.6|-42]
+[0x7f00|%|    x|y  |100%]
+[%y|%5y|%n]
+";
+    for (got, want) in text.lines().zip(want.lines()) {
+        assert_eq!(got, want);
+    }
+    assert_eq!(text, want);
+    let y = rig.empty::<i32>(3);
+    let out = rig.clean("format_results", 1, 1, &[Arg::Ptr(y)]);
+    assert_eq!(String::from_utf8(out.output).unwrap(), "nothing\n1   2\n");
+    assert_eq!(rig.get::<i32>(y, 3), [0, 3, -1]);
+}
+
+/// A string argument is read as any memory is; a precision bounds how much of it.
+#[test]
+fn printf_strings_without_an_end() {
+    let rig = Rig::new(REPORT);
+    let text = |format: &[u8], string: &[u8]| {
+        let (f, s) = (rig.put(format), rig.put(string));
+        let out = rig.run("say", 1, 1, &[Arg::Ptr(f), Arg::Ptr(s)]);
+        let findings: Vec<String> = out.findings.iter().map(|f| f.to_string()).collect();
+        (String::from_utf8(out.output).unwrap(), findings.join(""))
+    };
+    assert_eq!(text(b"<%.4s>\0", b"abcd"), ("<abcd>".into(), String::new()));
+    let (said, finding) = text(b"<%s>\0", b"abcd");
+    assert_eq!(said, "<");
+    for words in ["out-of-bounds: global read of 1 bytes", "0 bytes past the end of allocation", "(4 bytes", "say"] {
+        assert!(finding.contains(words), "`{words}` is missing in: {finding}");
+    }
+    // More conversions than arguments: the third `int` lies behind the pointer that was given.
+    let (said, finding) = text(b"%d%d%d\0", b"\0");
+    assert!(finding.contains("uninitialised: local read of 4 bytes"), "{said} {finding}");
+    // 32 arguments at most: the rest of the format stays as it is.
+    let out = rig.clean("many", 1, 1, &[Arg::I32(7)]);
+    assert_eq!(String::from_utf8(out.output).unwrap(), "7 ".repeat(32) + "%d|%d\n");
 }
 
 #[test]

@@ -12,3 +12,4 @@ mod patterns;
 mod probes;
 mod rig;
 mod tensor;
+mod twins;

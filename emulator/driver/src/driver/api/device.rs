@@ -41,9 +41,11 @@ entry_points! { false;
             12 | 82 => p.regs_per_sm as i32,            // registers of a block, of a multiprocessor
             13 => p.clock_khz as i32,
             16 => p.sms as i32,
-            18 | 20 | 35 => 0,                          // integrated, compute mode, ECC
+            11 => i32::MAX,                             // pitch of a copy
+            14 => 512,                                  // alignment of textures
+            15 => 1,                                    // copies beside kernels
             31 => 1,                                    // concurrent kernels
-            36 => 1_512_000,                            // memory clock in kHz
+            36 => (p.dram_gbs * 1e6 / 1280.0) as i32,   // memory clock in kHz: two transfers of 640 bytes each
             37 => 5120,                                 // bus width
             38 => p.l2_bytes as i32,
             39 => p.threads_per_sm as i32,
@@ -51,13 +53,25 @@ entry_points! { false;
             41 => 1,                                    // unified addressing
             75 => p.capability.0 as i32,
             76 => p.capability.1 as i32,
+            51 => 32,                                   // alignment of a texture's pitch
+            78 => 1,                                    // stream priorities
+            79 | 80 => 1,                               // global and local accesses go through L1
             81 => p.shared_per_sm as i32,
+            87 => (p.f32_lanes / p.f64_lanes) as i32,
+            90 => 1,                                    // compute preemption
             95 => 1,                                    // cooperative launch
             97 => p.shared_optin as i32,
+            99 => 1,                                    // registering host memory
             106 => p.blocks_per_sm as i32,
             111 => 1024,                                // reserved shared memory of a block
             115 => 1,                                   // memory pools
-            _ => 0,
+            126 => 1,                                   // domains of memory synchronisation
+            // What CUDA 13.0 knows besides is something this device does not have: textures, managed memory, peers.
+            known if (1..=147).contains(&known) => 0,
+            _ => {
+                let text = format!("device attribute {attribute}: CUDA 13.0, which this driver is, knows 1 to 147");
+                return s.fail(INVALID_VALUE, text);
+            }
         };
         value.set(v)
     }

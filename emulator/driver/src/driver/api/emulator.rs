@@ -7,7 +7,7 @@ entry_points! { false;
     warpsmithEmuSubAlloc(p: u64, bytes: u64) s {
         // The first part closes the rest of its allocation: what is queued may still use that.
         if s.sticky.is_none() && !s.capturing() && !s.device.arena.divided(p) {
-            s.synchronise_all()?;
+            s.run_all()?;
         }
         match s.device.arena.sub_alloc(p, bytes) {
             Ok(()) => Ok(()),
@@ -19,7 +19,7 @@ entry_points! { false;
         // stay open then.
         let keep = s.capturing();
         if s.sticky.is_none() && !keep {
-            s.synchronise_all()?;
+            s.run_all()?;
         }
         match s.device.arena.sub_free(p, bytes, keep) {
             Ok(()) => Ok(()),
@@ -52,6 +52,7 @@ entry_points! { false;
         match (&key[..], Profile::find(&value), checks(&value), value.parse::<u64>()) {
             ("profile", Some(p), _, _) => {
                 s.profile = p;
+                s.device.architecture = p.architecture();
                 s.settings.sms = p.sms;
             }
             ("checks", _, Some(c), _) => s.settings.checks = c,
@@ -67,7 +68,7 @@ entry_points! { false;
     }
     warpsmithEmuReport(buffer: Out<u8>, capacity: usize, needed: Out<usize>) s {
         if s.sticky.is_none() {
-            s.synchronise_all()?;
+            s.run_all()?;
         }
         let json = s.json();
         needed.set(json.len())?;

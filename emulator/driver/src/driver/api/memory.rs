@@ -115,6 +115,15 @@ fn copy(s: &mut State, dst: u64, src: u64, bytes: usize, stream: u64) -> Outcome
     }
     api_range(s, "copy to the device range", dst, bytes as u64)?;
     api_range(s, "copy from the device range", src, bytes as u64)?;
+    let shared = (bytes as u64).saturating_sub(dst.abs_diff(src));
+    if shared > 0 {
+        let message = format!(
+            "copy of {bytes} bytes from {src:#x} to {dst:#x}: {shared} bytes of the source, {}, are overwritten by the copy \
+             itself, and whether before or after they are read is open: copy through another buffer",
+            s.device.arena.locate(src.max(dst))
+        );
+        s.findings.push(Finding { kind: Kind::Overlap, message, place: None, count: 1 });
+    }
     s.submit(stream, Work::Copy(dst, src, bytes as u64))
 }
 

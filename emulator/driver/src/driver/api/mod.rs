@@ -6,9 +6,10 @@ use std::ffi::{CStr, c_char, c_void};
 use std::sync::Arc;
 
 use super::error::*;
+use super::journal;
 use super::state::{Event, Function, Outcome, Pool, State, checks, lock};
 use super::stream::{Bytes, Graph, Stream, Work};
-use crate::check::finding::Kind;
+use crate::check::finding::{Finding, Kind};
 use crate::count::profile::Profile;
 use crate::exec::grid::Launch;
 
@@ -93,6 +94,9 @@ fn enter(sticky: bool, f: impl FnOnce(&mut State) -> Outcome) -> u32 {
     if IN_CALLBACK.get() {
         return NOT_PERMITTED;
     }
+    if journal::forked() {
+        return NOT_INITIALIZED;
+    }
     let mut guard = lock();
     let Some(state) = guard.as_mut() else { return NOT_INITIALIZED };
     if let Some(code) = state.sticky.filter(|_| sticky) {
@@ -124,13 +128,20 @@ pub extern "C" fn cuInit(flags: u32) -> u32 {
     if flags != 0 {
         return INVALID_VALUE;
     }
+    if journal::forked() {
+        eprintln!(
+            "warpsmith emulator: this process was forked from one that had initialised the driver, which can no more \
+             be used here than on a GPU: fork first, or start a program"
+        );
+        return NOT_INITIALIZED;
+    }
     let mut guard = lock();
     if guard.is_none() {
         match State::new() {
             Ok(s) => {
                 super::fault::watch(&s.device.arena);
                 *guard = Some(s);
-                if std::env::var_os("WARPSMITH_EMULATOR_REPORT_FILE").is_some() {
+                if journal::begin() {
                     // SAFETY: registers a function that lives as long as the process.
                     unsafe { libc::atexit(write_report) };
                 }
@@ -144,16 +155,11 @@ pub extern "C" fn cuInit(flags: u32) -> u32 {
     SUCCESS
 }
 
-/// Writes the report where `warpsmith-emulate` looks for it.
-pub(super) fn save_report(s: &State) {
-    let Some(file) = std::env::var_os("WARPSMITH_EMULATOR_REPORT_FILE") else { return };
-    if let Err(e) = std::fs::write(&file, s.json()) {
-        eprintln!("warpsmith emulator: {}: {e}", file.to_string_lossy());
-    }
-}
-
 /// At the end of the process: the report goes where `warpsmith-emulate` looks for it.
 extern "C" fn write_report() {
+    if journal::forked() {
+        return;
+    }
     if IN_CALLBACK.get() {
         // A host function ended the process: the lock is held below us, and the state is in the middle of something.
         eprintln!("warpsmith emulator: a host function ended the program: there is no report");
@@ -162,9 +168,9 @@ extern "C" fn write_report() {
     if let Some(s) = lock().as_mut() {
         if s.sticky.is_none() {
             // An error here is a finding in the report.
-            let _ = s.synchronise_all();
+            let _ = s.run_all();
         }
-        save_report(s);
+        journal::report(&s.json());
     }
 }
 
@@ -201,13 +207,8 @@ pub extern "C" fn cuGetExportTable(_table: Out<usize>, _id: Host) -> u32 {
     static SAID: std::sync::Once = std::sync::Once::new();
     SAID.call_once(|| {
         eprintln!("warpsmith emulator: {RUNTIME_REFUSED}");
-        // `warpsmith-emulate` looks for this file: such programs often go on without their GPU and end well.
-        if let Some(mut file) = std::env::var_os("WARPSMITH_EMULATOR_REPORT_FILE") {
-            file.push(".refused");
-            if let Err(e) = std::fs::write(&file, RUNTIME_REFUSED) {
-                eprintln!("warpsmith emulator: {}: {e}", file.to_string_lossy());
-            }
-        }
+        // Such programs often go on without their GPU and end well.
+        journal::refuse(RUNTIME_REFUSED);
     });
     NOT_SUPPORTED
 }

@@ -10,7 +10,7 @@ fn load(s: &mut State, out: &Out<u64>, image: &Host) -> Outcome {
     }
     let head = image.bytes(4)?;
     let text = match head {
-        [0x50, 0xed, 0x55, 0xba] => match fatbin(image, s.profile.capability) {
+        [0x50, 0xed, 0x55, 0xba] => match fatbin(image, s.profile.architecture()) {
             Ok(t) => t,
             Err(e) => return s.fail(NO_BINARY_FOR_GPU, e),
         },
@@ -29,12 +29,12 @@ fn load(s: &mut State, out: &Out<u64>, image: &Host) -> Outcome {
             s.modules.insert(handle, m);
             out.set(handle)
         }
-        Err(e) => s.fail(INVALID_PTX, e.to_string()),
+        Err(e) => s.fail(if e.newer { UNSUPPORTED_PTX_VERSION } else { INVALID_PTX }, e.to_string()),
     }
 }
 
 /// The PTX text of a fatbin for the newest architecture that the device can run. It must not be compressed.
-fn fatbin(image: &Host, capability: (u32, u32)) -> Result<String, String> {
+fn fatbin(image: &Host, architecture: u32) -> Result<String, String> {
     let bad = |_| "the fatbin cannot be read".to_string();
     let word = |b: &[u8], at: usize, n: usize| {
         b.get(at..at + n).map_or(0, |b| b.iter().rev().fold(0u64, |v, &x| v << 8 | u64::from(x)))
@@ -42,7 +42,7 @@ fn fatbin(image: &Host, capability: (u32, u32)) -> Result<String, String> {
     let header = image.bytes(16).map_err(bad)?;
     let total = 16 + word(header, 8, 8) as usize;
     let all = image.bytes(total).map_err(bad)?;
-    let device = u64::from(capability.0 * 10 + capability.1);
+    let device = u64::from(architecture);
     let (mut compressed, mut newer) = (false, None);
     let mut best: Option<(u64, &[u8])> = None;
     let mut at = word(header, 6, 2) as usize;
@@ -78,8 +78,8 @@ fn fatbin(image: &Host, capability: (u32, u32)) -> Result<String, String> {
     })
 }
 
-/// The text behind an error, into the buffer that the options of `cuModuleLoadDataEx` name.
-fn error_log(s: &State, count: u32, options: &Host, values: &Host) {
+/// The text behind an error of this code, into the buffer that the options of `cuModuleLoadDataEx` name.
+fn error_log(s: &State, code: u32, count: u32, options: &Host, values: &Host) {
     let read = |i: u32| {
         // SAFETY: the driver API requires `count` options and as many values.
         unsafe { (*options.0.cast::<u32>().add(i as usize), *values.0.cast::<usize>().add(i as usize)) }
@@ -92,7 +92,7 @@ fn error_log(s: &State, count: u32, options: &Host, values: &Host) {
             _ => {}
         }
     }
-    let Some(text) = s.texts.get(&INVALID_PTX).filter(|_| buffer != 0 && size > 0) else { return };
+    let Some(text) = s.texts.get(&code).filter(|_| buffer != 0 && size > 0) else { return };
     let text = &text.as_bytes()[..text.as_bytes().len().min(size - 1)];
     // SAFETY: the program says that the buffer holds `size` bytes.
     unsafe {
@@ -155,8 +155,8 @@ entry_points! { true;
     cuModuleLoadData(module: Out<u64>, image: Host) s { load(s, &module, &image) }
     cuModuleLoadDataEx(module: Out<u64>, image: Host, n: u32, options: Host, values: Host) s {
         let result = load(s, &module, &image);
-        if result == Err(INVALID_PTX) {
-            error_log(s, n, &options, &values);
+        if let Err(code @ (INVALID_PTX | UNSUPPORTED_PTX_VERSION)) = result {
+            error_log(s, code, n, &options, &values);
         }
         result
     }
@@ -203,9 +203,11 @@ entry_points! { true;
             // The stack frame of the machine code, where `ptxas -v` was given.
             3 => s.resources.get(&k.name).map_or(k.local_bytes, |r| r.stack),
             4 => s.registers(k),
-            5 | 6 => s.profile.capability.0 * 10 + s.profile.capability.1,
+            5 | 6 => s.profile.architecture(),
             8 => f.max_dynamic_shared.max((48 << 10) - k.shared_bytes.min(48 << 10)),
-            _ => 0,
+            9 => u32::MAX,
+            7 | 10..=15 => 0,
+            _ => return s.fail(INVALID_VALUE, format!("function attribute {attribute}: CUDA 13.0 knows 0 to 15")),
         };
         value.set(v as i32)
     }
@@ -222,6 +224,8 @@ entry_points! { true;
                 return s.finding(Kind::LaunchLimit, INVALID_VALUE, text);
             }
             f.max_dynamic_shared = wanted;
+        } else if !(9..=15).contains(&attribute) {
+            return s.fail(INVALID_VALUE, format!("function attribute {attribute} cannot be set: 8 to 15 can"));
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ fn record(s: &mut State, event: u64, stream: u64) -> Outcome {
     let Some(e) = s.events.get_mut(&event) else { return Ok(()) };
     match capture {
         Some(c) => e.node = Some((c, now.node)),
-        None => *e = Event { command: now.last, timed: e.timed, ..Event::default() },
+        None => *e = Event { command: now.last, clock: now.clock, timed: e.timed, ..Event::default() },
     }
     Ok(())
 }
@@ -34,7 +34,9 @@ fn reach(s: &mut State, event: u64) -> Outcome {
         return s.fail(CAPTURED_EVENT, "the event was last recorded in a capture: it happens when the graph runs");
     }
     let targets: Vec<u64> = e.command.into_iter().collect();
-    s.run(&targets)
+    s.run(&targets)?;
+    s.host_knows(&e.clock);
+    Ok(())
 }
 
 /// Time between two events on the emulating host, which says nothing about a GPU.
@@ -67,7 +69,7 @@ entry_points! { false;
         if let Some(id) = last.filter(|_| s.sticky.is_none()) {
             s.run(&[id])?;
         }
-        s.queue.streams.remove(&stream);
+        s.queue.remove(stream);
         Ok(())
     }
     cuEventDestroy_v2(event: u64) s { s.events.remove(&event).map(|_| ()).ok_or(INVALID_HANDLE) }
@@ -79,7 +81,7 @@ entry_points! { false;
     cuGraphExecDestroy(exec: u64) s {
         // Runs that are queued need it.
         if s.sticky.is_none() && !s.capturing() {
-            s.synchronise_all()?;
+            s.run_all()?;
         }
         let g = s.execs.remove(&exec).ok_or(INVALID_HANDLE)?;
         s.release(g);
@@ -108,9 +110,8 @@ entry_points! { true;
     cuStreamQuery(stream: u64) s {
         let stream = s.stream(stream)?;
         s.no_capture(stream)?;
-        let busy = s.queue.streams.get(&stream).and_then(|s| s.last).is_some_and(|id| s.queue.is_pending(id));
-        // Nobody else will ever run it: a program that polls would wait for ever.
-        if busy { s.synchronise(stream) } else { Ok(()) }
+        // Nobody else will ever run what it has queued: a program that polls would wait for ever.
+        s.synchronise(stream)
     }
     cuStreamWaitEvent(stream: u64, event: u64, _flags: u32) s {
         let stream = s.stream(stream)?;
@@ -138,7 +139,7 @@ entry_points! { true;
             s.invalidate(c);
             return s.fail(CAPTURE_ISOLATION, "a capturing stream waits for an event recorded outside the capture");
         }
-        target.waits.extend(e.command);
+        s.queue.wait(stream, e.command, &e.clock);
         Ok(())
     }
     cuThreadExchangeStreamCaptureMode(mode: Out<i32>) _s {
@@ -234,7 +235,10 @@ entry_points! { true;
         let stream = s.stream(stream)?;
         s.no_capture(stream)?;
         let Some(g) = s.execs.get(&exec).cloned() else { return s.fail(INVALID_HANDLE, "not an executable graph") };
-        s.queue.push_graph(stream, &g);
+        let last = s.queue.push_graph(stream, &g);
+        if let Some(g) = s.execs.get_mut(&exec) {
+            g.last = last;
+        }
         Ok(())
     }
 

@@ -529,7 +529,7 @@ impl Lower<'_> {
             Operand::Name(p, 0) => (self.pred_name(p)?, NONE),
             Operand::Pair(p, q) => (self.pred_name(p)?, self.pred_name(q)?),
             Operand::Sink => (NONE, NONE),
-            o => return self.err(format!("operand {o:?} where a predicate is expected")),
+            o => return self.err(format!("operand `{o}` where a predicate is expected")),
         };
         if q != NONE && matches!(ty, Ty::F16 | Ty::Bf16) {
             return Err(f.unknown("a comparison of halves writes one predicate"));

@@ -227,7 +227,7 @@ impl Lower<'_> {
                 Some(v) => Ok(v),
                 None => l.err(format!("argument `{n}` of a call is not a .param variable")),
             },
-            o => l.err(format!("argument {o:?} of a call is not a .param variable")),
+            o => l.err(format!("argument `{o}` of a call is not a .param variable")),
         };
         let rets = rets.iter().map(|o| find(self, o)).collect::<Res<Vec<_>>>()?;
         let args = args.iter().map(|o| find(self, o)).collect::<Res<Vec<_>>>()?;
@@ -404,6 +404,7 @@ impl Lower<'_> {
             used: u32::MAX,
             strong: false,
             release: false,
+            readonly: false,
         });
         self.emit(Op::Ld(self.accesses.len() as u32 - 1))?;
         Ok(row)
@@ -421,6 +422,7 @@ impl Lower<'_> {
             used: u32::MAX,
             strong: false,
             release: false,
+            readonly: false,
         });
         self.emit(Op::St(self.accesses.len() as u32 - 1))
     }

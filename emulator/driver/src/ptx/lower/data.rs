@@ -200,7 +200,7 @@ impl Lower<'_> {
         let strong = volatile || relaxed || release || f.flag("acquire");
         f.one_of(&SCOPES);
         let space = self.space(&mut f);
-        f.flag("nc");
+        let readonly = f.flag("nc");
         f.one_of(&[("ca", ()), ("cg", ()), ("cs", ()), ("lu", ()), ("cv", ()), ("wb", ()), ("wt", ())]);
         let hint = f.prefixed("L2").contains(&"L2::cache_hint");
         f.prefixed("L1");
@@ -274,6 +274,7 @@ impl Lower<'_> {
                 used: self.used_mask,
                 strong,
                 release,
+                readonly,
             });
             self.emit(if store { Op::St(i) } else { Op::Ld(i) })?;
         }

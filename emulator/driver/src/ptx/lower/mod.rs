@@ -19,6 +19,9 @@ use crate::exec::op::*;
 use crate::exec::regs::Row;
 use crate::exec::slow::Spec;
 
+/// Closed bytes between two shared variables, at least.
+const SHARED_ZONE: u64 = 128;
+
 type Res<T> = Result<T, LoadError>;
 
 /// Operations a kernel may have after its calls were put in place.
@@ -94,6 +97,8 @@ struct Lower<'m> {
     shared_bytes: u64,
     dynamic: Vec<(String, u64)>,
     dynamic_at: u64,
+    dynamic_place: u64,
+    shared_vars: Vec<SharedVar>,
     local_bytes: u64,
     coupled: bool,
     specs: Vec<Spec>,
@@ -226,6 +231,8 @@ pub fn lower(module: &Module, symbols: &Symbols, entry: &Function, level: Level)
         shared_bytes: 0,
         dynamic: Vec::new(),
         dynamic_at: 0,
+        dynamic_place: 0,
+        shared_vars: Vec::new(),
         local_bytes: 0,
         coupled: false,
         specs: Vec::new(),
@@ -319,15 +326,20 @@ impl<'m> Lower<'m> {
             vars.extend(inner);
         }
         let module_vars = self.module.vars.iter().filter(|v| v.space == Space::Shared && names.contains(&v.name[..]));
+        let all: Vec<&Var> = module_vars.chain(vars).collect();
+        // Closed bytes between the variables show overruns. Distances that are multiples of 128 change no bank.
+        let zone = all.iter().map(|v| v.align).max().unwrap_or(1).max(SHARED_ZONE);
         let mut at = 0u64;
         let mut dynamic = Vec::new();
-        for v in module_vars.chain(vars) {
+        for v in all {
             if v.external || v.elems == 0 {
                 dynamic.push((v.name.clone(), v.align));
                 continue;
             }
             at = at.next_multiple_of(v.align);
-            self.shared.insert(v.name.clone(), at);
+            let place = at + zone * self.shared_vars.len() as u64;
+            self.shared.insert(v.name.clone(), place);
+            self.shared_vars.push(SharedVar { name: v.name.clone(), at: place as u32, bytes: v.bytes() as u32 });
             at += v.bytes();
             if at > 256 * 1024 {
                 return Err(LoadError::new(v.line, format!("shared variable `{}` does not fit any device", v.name)));
@@ -336,8 +348,9 @@ impl<'m> Lower<'m> {
         self.shared_bytes = at;
         let align = dynamic.iter().map(|d| d.1).max().unwrap_or(1).max(16);
         self.dynamic_at = at.next_multiple_of(align);
+        self.dynamic_place = self.dynamic_at + zone * self.shared_vars.len() as u64;
         for (name, _) in &dynamic {
-            self.shared.insert(name.clone(), self.dynamic_at);
+            self.shared.insert(name.clone(), self.dynamic_place);
         }
         self.dynamic = dynamic;
         Ok(())
@@ -412,8 +425,8 @@ impl<'m> Lower<'m> {
         }
         let form = forms::form(&i.opcode);
         let name = i.opcode.join(".");
-        let target = self.module.target.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let have = target.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().unwrap_or(80);
+        // The list starts at sm_80: PTX for an older target is taken to know all that stands there.
+        let have = self.module.architecture().max(80);
         match forms::target(&form) {
             None => self.err(format!("`{name}` is not supported: it is not in the emulator's list of forms")),
             Some(need) if have < need => {
@@ -681,7 +694,7 @@ impl<'m> Lower<'m> {
             self.alu(Alu::Widen32, &[d, row])?;
             return Ok(d);
         }
-        self.err(format!("operand {o:?} has the wrong width for a {}-bit type", 8 * ty.bytes()))
+        self.err(format!("operand `{o}` has the wrong width for a {}-bit type", 8 * ty.bytes()))
     }
 
     fn is_special(&mut self, o: &Operand) -> bool {
@@ -718,7 +731,7 @@ impl<'m> Lower<'m> {
                 }
                 self.err(format!("`{name}` is not declared"))
             }
-            _ => self.err(format!("operand {o:?} where a register or a number is expected")),
+            _ => self.err(format!("operand `{o}` where a register or a number is expected")),
         }
     }
 
@@ -726,7 +739,7 @@ impl<'m> Lower<'m> {
     fn dst(&mut self, o: &Operand, ty: Ty) -> Res<Row> {
         let (row, _) = self.any_dst(o, ty)?;
         if row.wide != (ty.bytes() == 8) {
-            return self.err(format!("destination {o:?} has the wrong width for a {}-bit type", 8 * ty.bytes()));
+            return self.err(format!("destination `{o}` has the wrong width for a {}-bit type", 8 * ty.bytes()));
         }
         Ok(row)
     }
@@ -739,7 +752,7 @@ impl<'m> Lower<'m> {
                 Some(Reg::Row(row, bits)) => Ok((row, bits)),
                 _ => self.err(format!("`{name}` is not a register that can be written")),
             },
-            _ => self.err(format!("operand {o:?} where a destination register is expected")),
+            _ => self.err(format!("operand `{o}` where a destination register is expected")),
         }
     }
 
@@ -759,18 +772,17 @@ impl<'m> Lower<'m> {
             Operand::Name(n, 0) => Pred { at: self.pred_name(n)?, not: false },
             Operand::Not(n) => Pred { at: self.pred_name(n)?, not: true },
             Operand::Number(Number::Int(v)) => Pred { at: u32::from(*v != 0), not: false },
-            _ => return self.err(format!("operand {o:?} where a predicate is expected")),
+            _ => return self.err(format!("operand `{o}` where a predicate is expected")),
         };
         if p.at == NONE { self.err("`_` cannot be read") } else { Ok(p) }
     }
 
     /// An address: row and offset, and the space if a variable tells it.
     fn address(&mut self, o: &Operand) -> Res<(Row, i64, Option<Location>)> {
-        let (name, offset) = match o {
-            Operand::Mem(n, o) => (n, *o),
-            Operand::Name(n, o) => (n, *o),
-            _ => return self.err(format!("operand {o:?} where an address is expected")),
+        let Operand::Mem(name, offset) = o else {
+            return self.err(format!("operand `{o}` where an address such as `[%rd1+8]` is expected"));
         };
+        let offset = *offset;
         if name.is_empty() {
             return Ok((self.konst(offset as u64, true)?, 0, None));
         }
@@ -867,6 +879,8 @@ impl<'m> Lower<'m> {
             param_bytes: self.param_bytes,
             shared_bytes: self.shared_bytes as u32,
             dynamic_at: self.dynamic_at as u32,
+            dynamic_place: self.dynamic_place as u32,
+            shared_vars: self.shared_vars,
             local_bytes: self.local_bytes.next_multiple_of(16) as u32,
             maxntid: entry.maxntid,
             reqntid: entry.reqntid,

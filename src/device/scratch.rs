@@ -1,0 +1,82 @@
+//! Memory of a CUDA device that an op needs beside its tensors: workspaces, partial results, small tables.
+
+use super::{Block, Device, Gpu};
+use crate::Result;
+use bytemuck::Pod;
+use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// `len` values from the device's pool, back in it at drop: what was queued before still finds them untouched, because
+/// the next owner's work is queued behind it.
+pub(crate) struct Scratch<T> {
+    block: Block,
+    len: usize,
+    gpu: Arc<Gpu>,
+    values: PhantomData<T>,
+}
+
+impl<T: Pod> Scratch<T> {
+    /// Values that are written before they are read.
+    ///
+    /// # Panics
+    /// When the device is no CUDA device: launchers alone use scratch memory.
+    pub(crate) fn new(device: &Device, len: usize) -> Result<Scratch<T>> {
+        let gpu = device.gpu().expect("scratch memory is for launches").clone();
+        Ok(Scratch { block: device.allocate(len * size_of::<T>())?, len, gpu, values: PhantomData })
+    }
+
+    /// A copy of values of the host.
+    pub(crate) fn upload(device: &Device, values: &[T]) -> Result<Scratch<T>> {
+        let mut scratch = Scratch::new(device, values.len())?;
+        scratch.copy_from_slice(values)?;
+        Ok(scratch)
+    }
+
+    /// Overwrites all values.
+    pub(crate) fn copy_from_slice(&mut self, values: &[T]) -> Result<()> {
+        assert_eq!(values.len(), self.len, "as many values");
+        // SAFETY: the block holds the values and is nobody else's.
+        unsafe { self.gpu.upload(self.block.address(), bytemuck::cast_slice(values)) }
+    }
+
+    /// Zeros.
+    pub(crate) fn zeros(device: &Device, len: usize) -> Result<Scratch<T>> {
+        let scratch = Scratch::new(device, len)?;
+        // SAFETY: the block holds the values and is nobody else's.
+        unsafe { scratch.gpu.zero(scratch.block.address(), len * size_of::<T>()) }?;
+        Ok(scratch)
+    }
+
+    /// The values, after everything queued so far.
+    pub(crate) fn to_vec(&self) -> Result<Vec<T>> {
+        let mut values = vec![T::zeroed(); self.len];
+        // SAFETY: the block holds the values and is nobody else's.
+        unsafe { self.gpu.download(self.block.address(), bytemuck::cast_slice_mut(&mut values)) }?;
+        Ok(values)
+    }
+}
+
+impl<T> DeviceSlice<T> for Scratch<T> {
+    fn len(&self) -> usize {
+        self.len
+    }
+    fn stream(&self) -> &Arc<CudaStream> {
+        self.gpu.stream()
+    }
+}
+
+// The device's one stream orders what is queued: there is nothing to wait for and nothing to record.
+
+impl<T> DevicePtr<T> for Scratch<T> {
+    fn device_ptr<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        (self.block.address() as u64, SyncOnDrop::Record(None))
+    }
+}
+
+impl<T> DevicePtrMut<T> for Scratch<T> {
+    fn device_ptr_mut<'a>(&'a mut self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        (self.block.address() as u64, SyncOnDrop::Record(None))
+    }
+}

@@ -1,0 +1,248 @@
+//! The CUDA device as tensors and ops see it: memory, copies, errors, and a whole network beside the CPU's.
+
+use super::Case;
+use super::common::{assert_error, random};
+use super::gpu::gpu;
+use half::bf16;
+use std::sync::OnceLock;
+use warpsmith::device::{CudaOptions, Precision};
+use warpsmith::nn::{Forward, Head, Params, ParamsBuilder, ResNet50V2};
+use warpsmith::optim::{Adam, AdamConfig};
+use warpsmith::{DType, Device, Tape, Tensor, ops};
+
+pub const CASES: &[Case] = &[
+    ("device::tensors_go_there_and_back", tensors_go_there_and_back),
+    ("device::large_uploads_go_in_pieces", large_uploads_go_in_pieces),
+    ("device::guards_share_the_borrow_table", guards_share_the_borrow_table),
+    ("device::the_pool_reuses_memory", the_pool_reuses_memory),
+    ("device::out_of_memory_says_how_much_of_what", out_of_memory_says_how_much_of_what),
+    ("device::devices_do_not_mix", devices_do_not_mix),
+    ("device::ops_are_timed", ops_are_timed),
+    ("device::a_network_follows_the_cpu_in_f32", || follows_the_cpu(Precision::F32)),
+    ("device::a_network_follows_the_cpu_in_tf32", || follows_the_cpu(Precision::Tf32)),
+    ("device::a_network_follows_the_cpu_in_bf16", || follows_the_cpu(Precision::Bf16)),
+];
+
+/// The device of a precision, without a cache, so that the emulator sees every tensor. One per process: each loads the
+/// kernels anew.
+fn device(precision: Precision) -> Device {
+    static DEVICES: [OnceLock<Device>; 3] = [const { OnceLock::new() }; 3];
+    gpu(); // Installs the emulator.
+    let options = CudaOptions { precision, cached: false, ..CudaOptions::default() };
+    DEVICES[precision as usize].get_or_init(|| Device::cuda_with(options).unwrap()).clone()
+}
+
+fn f32_device() -> Device {
+    device(Precision::F32)
+}
+
+fn tensors_go_there_and_back() {
+    let device = f32_device();
+    assert!(device.to_string().starts_with("cuda:0 ("), "{device}");
+    assert!(device.gpu().is_some() && device.precision() == Precision::F32);
+    let values = random(1000, 1);
+    let x = Tensor::from_slice(&device, &[10, 100], &values).unwrap();
+    assert_eq!(x.to_vec::<f32>().unwrap(), values);
+    let row = x.view(300, &[100]).unwrap();
+    assert_eq!(row.to_vec::<f32>().unwrap(), values[300..400]);
+    row.fill(2.5f32).unwrap();
+    row.view(7, &[3]).unwrap().zero().unwrap();
+    let mut want = values.clone();
+    want[300..400].fill(2.5);
+    want[307..310].fill(0.0);
+    assert_eq!(x.to_vec::<f32>().unwrap(), want);
+    let copy = x.duplicate().unwrap();
+    assert_eq!(copy.to_bytes().unwrap(), x.to_bytes().unwrap());
+    assert_eq!(Tensor::full(&device, &[5], 7u8).unwrap().to_vec::<u8>().unwrap(), [7; 5]);
+    assert_eq!(Tensor::full(&device, &[3], -2i32).unwrap().to_vec::<i32>().unwrap(), [-2; 3]);
+    let halves = [bf16::from_f32(1.5), bf16::from_f32(-0.0)];
+    assert_eq!(Tensor::from_slice(&device, &[2], &halves).unwrap().to_vec::<bf16>().unwrap(), halves);
+    let empty = Tensor::zeros(&device, &[0, 3], DType::F32).unwrap();
+    assert!(empty.to_vec::<f32>().unwrap().is_empty());
+    device.synchronize().unwrap();
+}
+
+/// Uploads are staged 4 MiB at a time, through two buffers.
+fn large_uploads_go_in_pieces() {
+    let device = f32_device();
+    let values: Vec<i32> = (0..(11 << 20) / 4 + 13).collect();
+    let x = Tensor::from_slice(&device, &[values.len()], &values).unwrap();
+    assert!(x.to_vec::<i32>().unwrap() == values);
+}
+
+fn guards_share_the_borrow_table() {
+    let device = f32_device();
+    let x = Tensor::zeros(&device, &[8], DType::F32).unwrap();
+    {
+        let (_one, _two) = (x.device_read::<f32>().unwrap(), x.read::<f32>().unwrap());
+        assert_error(x.device_write::<f32>().map(|_| ()), &["elements that nobody else is using", "being read"]);
+        assert_error(x.zero(), &["being read"]);
+    }
+    {
+        let left = x.view(0, &[4]).unwrap();
+        let _writer = left.device_write::<f32>().unwrap();
+        assert!(x.view(4, &[4]).unwrap().device_write::<f32>().is_ok());
+        assert_error(x.read::<f32>().map(|_| ()), &["being written"]);
+    }
+    assert_error(x.device_read::<bf16>().map(|_| ()), &["expected a tensor of bf16, got f32"]);
+    assert_error(
+        x.write::<f32>().map(|_| ()),
+        &["Tensor::write: expected a tensor on the CPU", "use Tensor::copy_from_slice"],
+    );
+    assert_error(x.copy_from_slice(&[1i32; 8]), &["Tensor::copy_from_slice: expected i32, got f32"]);
+    assert_error(x.copy_from_slice(&[1f32; 7]), &["8 elements in `values`, got 7"]);
+    let host = Tensor::zeros(&Device::cpu().unwrap(), &[8], DType::F32).unwrap();
+    assert_error(host.device_read::<f32>().map(|_| ()), &["expected a tensor on a CUDA device", "Device::cuda"]);
+}
+
+/// A device of its own, with the pool that training uses; the emulator is told what it hands out.
+fn the_pool_reuses_memory() {
+    gpu();
+    let device = Device::cuda(0).unwrap();
+    let step = || {
+        let a = Tensor::full(&device, &[1000], 1.0f32).unwrap();
+        let b = Tensor::full(&device, &[500], 2.0f32).unwrap();
+        drop(a);
+        let c = Tensor::full(&device, &[900], 3.0f32).unwrap();
+        (b.to_vec::<f32>().unwrap(), c.to_vec::<f32>().unwrap())
+    };
+    let values = step();
+    let warm = device.memory();
+    assert_eq!((warm.in_use_bytes, warm.system_allocations), (0, 2), "c takes a's place");
+    for _ in 0..3 {
+        assert!(step() == values);
+    }
+    assert_eq!(device.memory(), warm);
+    assert_eq!(warm.peak_bytes, 4032 + 2048);
+    device.trim_memory();
+    assert_eq!(device.memory().reserved_bytes, 0);
+}
+
+fn out_of_memory_says_how_much_of_what() {
+    let device = f32_device();
+    let _x = Tensor::zeros(&device, &[16], DType::F32).unwrap();
+    let result = Tensor::empty(&device, &[1 << 50], DType::F32);
+    let parts = ["cuda:0", "out of memory: requested 4503599627370496 bytes", "in use", "at the peak", "bytes free"];
+    assert_error(result, &parts);
+}
+
+fn devices_do_not_mix() {
+    let tape = Tape::no_grad();
+    let on = |device: &Device, dtype| tape.constant(Tensor::zeros(device, &[2], dtype).unwrap());
+    let (cuda, cpu) = (f32_device(), Device::cpu().unwrap());
+    assert_error(ops::add(&on(&cuda, DType::F32), &on(&cpu, DType::F32)), &["add: expected `b` on the device of `a`"]);
+    assert_error(ops::relu(&on(&cpu, DType::Bf16)), &["`x` of f32", "bf16 computes on CUDA devices only"]);
+    assert_error(ops::add(&on(&cuda, DType::Bf16), &on(&cuda, DType::F32)), &["`b` of bf16, as `a`"]);
+}
+
+fn ops_are_timed() {
+    let device = f32_device();
+    device.start_profile();
+    let x = Tape::no_grad().constant(Tensor::full(&device, &[64], -1.0f32).unwrap());
+    let y = ops::relu(&ops::scale(&x, 2.0).unwrap()).unwrap();
+    let times = device.end_profile();
+    assert_eq!(y.tensor().to_vec::<f32>().unwrap(), [0.0; 64]);
+    let calls = |op| times.iter().find(|(name, _)| *name == op).map(|(_, time)| time.calls);
+    assert!(calls("relu") >= Some(1) && calls("rescale") >= Some(1), "{times:?}");
+}
+
+/// A model with its optimiser on a device.
+struct Model {
+    net: ResNet50V2,
+    params: Params,
+    adam: Adam,
+}
+
+impl Model {
+    fn new(device: &Device) -> Model {
+        let mut builder = ParamsBuilder::new();
+        let net = ResNet50V2::new(&mut builder, Head::Classes(10));
+        let params = builder.build(device, 42).unwrap();
+        let adam = Adam::new(&params, AdamConfig::default()).unwrap();
+        Model { net, params, adam }
+    }
+
+    /// Takes over weights, moving statistics and the optimiser's state.
+    fn copy(&mut self, other: &Model) {
+        let copy = |to: &Tensor, from: &Tensor| to.copy_from_slice(&from.read::<f32>().unwrap()).unwrap();
+        copy(self.params.values(), other.params.values());
+        copy(self.params.stats(), other.params.stats());
+        self.adam.state().iter().zip(other.adam.state()).for_each(|((_, to), (_, from))| copy(to, &from));
+        self.adam.set_t(other.adam.t());
+        self.params.refresh_bf16().unwrap();
+    }
+
+    /// Loss and gradients of a batch; the moving statistics follow.
+    fn pass(&self, images: &[f32], labels: &[i32]) -> f32 {
+        let device = self.params.device();
+        self.params.zero_gradients().unwrap();
+        let pass = Forward::training(&self.params);
+        let images = Tensor::from_slice(device, &[labels.len(), 32, 32, 3], images).unwrap();
+        let labels = Tensor::from_slice(device, &[labels.len()], labels).unwrap();
+        let logits = self.net.forward(&pass, &pass.tape.constant(images)).unwrap();
+        let loss = ops::cross_entropy(&logits, &labels).unwrap();
+        loss.backward().unwrap();
+        loss.tensor().item().unwrap()
+    }
+}
+
+/// `|a - b| / |b|` in the Euclidean norm.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    let size = norm(&mut b.iter().map(|&b| f64::from(b)));
+    if difference == 0.0 { 0.0 } else { difference / size }
+}
+
+/// ResNet50V2 at 32x32, batch 8, step by step from the same state as the CPU in f32: the loss, every gradient, the moving
+/// statistics, and the optimiser's update given the same gradient.
+///
+/// With `WARPSMITH_STEPS=10` as many steps; training is chaotic, so each starts from the CPU's state.
+fn follows_the_cpu(precision: Precision) {
+    let steps: u64 = std::env::var("WARPSMITH_STEPS").map_or(1, |steps| steps.parse().expect("a number of steps"));
+    // Of the loss; of a gradient, where the rounding of one layer is amplified by the batch norms of all others; of the
+    // moving statistics.
+    let (loss_bound, gradient_bound, stats_bound) = match precision {
+        Precision::F32 => (1e-5, 1e-3, 1e-5),
+        Precision::Tf32 => (1e-2, 0.2, 1e-2),
+        Precision::Bf16 => (5e-2, 0.8, 5e-2),
+    };
+    let mut cpu = Model::new(&Device::cpu().unwrap());
+    let mut cuda = Model::new(&device(precision));
+    for step in 0..steps {
+        cuda.copy(&cpu);
+        let images = random(8 * 32 * 32 * 3, 100 + step);
+        let labels: Vec<i32> = (0..8).map(|i| (i * 7 + step as i32) % 10).collect();
+        let [want, got] = [&cpu, &cuda].map(|model| model.pass(&images, &labels));
+        let error = f64::from((got - want).abs() / want);
+        assert!(error <= loss_bound, "step {step}: loss {got} instead of {want}");
+        let mut worst = (0.0, "");
+        for name in cpu.params.names() {
+            let [want, got] = [&cpu, &cuda].map(|model| {
+                let id = model.params.find(name).unwrap();
+                model.params.gradient(id).unwrap().unwrap().to_vec::<f32>().unwrap()
+            });
+            let error = distance(&got, &want);
+            if !(error <= worst.0) {
+                worst = (error, name);
+            }
+        }
+        println!("{precision:?} step {step}: loss off by {error:.1e}, worst gradient {:.1e} ({})", worst.0, worst.1);
+        assert!(worst.0 <= gradient_bound, "step {step}: gradient of {} off by {}", worst.1, worst.0);
+        let [want, got] = [&cpu, &cuda].map(|model| model.params.stats().to_vec::<f32>().unwrap());
+        let error = distance(&got, &want);
+        assert!(error <= stats_bound, "step {step}: moving statistics off by {error}");
+
+        // The same gradient gives the same update, whatever the precision: it is f32.
+        cuda.params.gradients().copy_from_slice(&cpu.params.gradients().read::<f32>().unwrap()).unwrap();
+        for model in [&mut cpu, &mut cuda] {
+            model.adam.step(&model.params).unwrap();
+        }
+        let [want, got] = [&cpu, &cuda].map(|model| model.params.values().to_vec::<f32>().unwrap());
+        assert!(distance(&got, &want) <= 1e-6, "step {step}: the update differs");
+        if let Some(copy) = cuda.params.bf16_values() {
+            let rounded: Vec<bf16> = got.iter().map(|&v| bf16::from_f32(v)).collect();
+            assert!(copy.to_vec::<bf16>().unwrap() == rounded, "step {step}: the bf16 copy lags behind");
+        }
+    }
+}
