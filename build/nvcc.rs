@@ -26,23 +26,29 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {
     Ok(list)
 }
 
-/// A hash (FNV-1a, 64 bits) of everything that a kernel's PTX depends on: its source, the headers, the flags.
-pub fn source_hash(kernels: &Path, name: &str) -> Result<u64, String> {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let mut add = |bytes: &[u8]| {
-        for &byte in bytes {
-            // A checkout with CRLF line ends is no other source.
-            if byte != b'\r' {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-            }
+/// A hash of texts one behind the other: FNV-1a, 64 bits.
+pub struct Hash(pub u64);
+
+impl Hash {
+    pub const EMPTY: Hash = Hash(0xcbf2_9ce4_8422_2325);
+
+    pub fn add(&mut self, text: &[u8]) {
+        // A checkout with CRLF line ends is no other source.
+        for &byte in text.iter().filter(|&&byte| byte != b'\r') {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         }
-    };
-    add(FLAGS.join(" ").as_bytes());
-    add(PTX_VERSION.as_bytes());
-    for path in [vec![kernels.join(format!("{name}.cu"))], files(&kernels.join("include"), "cuh")?].concat() {
-        add(&std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?);
     }
-    Ok(hash)
+}
+
+/// A hash of everything that a kernel's PTX depends on: its source, the headers, the flags.
+pub fn source_hash(kernels: &Path, name: &str) -> Result<u64, String> {
+    let mut hash = Hash::EMPTY;
+    hash.add(FLAGS.join(" ").as_bytes());
+    hash.add(PTX_VERSION.as_bytes());
+    for path in [vec![kernels.join(format!("{name}.cu"))], files(&kernels.join("include"), "cuh")?].concat() {
+        hash.add(&std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?);
+    }
+    Ok(hash.0)
 }
 
 /// The hashes that the prebuilt PTX was made from, by name.
@@ -125,6 +131,8 @@ pub fn compile(nvcc: &Path, kernels: &Path, name: &str, folder: &Path) -> Result
         ));
     }
     let ptx = std::fs::read_to_string(&out).map_err(|e| format!("{}: {e}", out.display()))?;
-    let lines = ptx.lines().map(|line| if line.starts_with(".version ") { PTX_VERSION } else { line });
+    // A hint of PTX 8.3, which older versions do not know, about loads of which a part is used.
+    let known = ptx.lines().filter(|line| !line.trim_start().starts_with(".pragma \"used_bytes_mask"));
+    let lines = known.map(|line| if line.starts_with(".version ") { PTX_VERSION } else { line });
     Ok(lines.collect::<Vec<_>>().join("\n") + "\n")
 }

@@ -101,6 +101,7 @@ __device__ inline void warp(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, 
     }
 }
 
+// For more blocks of warp than two on a multiprocessor ptxas spills.
 #define ENTRIES(T, NAME)                                                                                               \
     extern "C" __global__ void __launch_bounds__(AUGMENT_BLOCK)                                                        \
         augment_geometry_resize_##NAME(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, CropBox box, uint32_t rows, \
@@ -112,7 +113,7 @@ __device__ inline void warp(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, 
                                      const T* x, T* y) {                                                               \
         crop(parts, h, w, c, box, flip, x, y);                                                                         \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(AUGMENT_BLOCK)                                                        \
+    extern "C" __global__ void __launch_bounds__(AUGMENT_BLOCK, 2)                                                     \
         augment_geometry_warp_##NAME(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, WarpArguments arguments,      \
                                      const T* x, T* y) {                                                               \
         warp(parts, h, w, c, arguments, x, y);                                                                         \

@@ -1,17 +1,18 @@
 // 2-d convolution as implicit GEMM: fprop, dgrad, wgrad, and the gradient of the bias.
 //
 // Computes     fprop: y[n,p,q,k] = sum over r, s, c of x[n, p*stride_h + r*dilation_h - pad_top, .., c] * w[k,r,s,c]
-//              (+ bias[k]) (+ residual); dgrad: dx, its adjoint in x; wgrad: dw += its adjoint in w; bias_grad: db[k] +=
-//              sum of dy.
+//              (+ bias[k]) (+ residual); dgrad: dx, its adjoint in x; wgrad: dw += its adjoint in w; bias_grad: db[k]
+//              += sum of dy.
 // Shapes       x, dx [n,h,w,c]; w, dw [k,r,s,c]; y, dy, residual [n,p,q,k]; bias, db [k]; partials [parts, result].
 // Launch       block: THREADS of tile.cuh (tensor cores 128, FMA units 256); grid.x = tiles of M x tiles of N, those of
 //              N next to each other; grid.y = parts of the depth, for dgrad times the residues min(stride_h, h) *
 //              min(stride_w, w); dynamic shared memory: STAGES stages of both tiles. bias_grad: rows.cuh.
 //              reduce_parts: a thread per four elements.
 //              Types: bf16, f32 (true f32 on FMA units) and tf32 (floats, products of 10 bits of mantissa).
-// Requires     padded extents, pixels and r*s*max(c, k) below 2^30; not `guarded`: pointers aligned to 16 bytes, rows of
-//              every operand whole packs of 16 bytes (fprop c, dgrad and wgrad c and k), of fprop c at least BK, of
-//              dgrad k whole BK; the images of 128 pixels and 64 rows of a matrix below 2^31 packs.
+// Requires     padded extents, pixels, dilation_h*max(w, q) and r*s*max(c, k) below 2^30; not `guarded`: pointers
+//              aligned to 16 bytes, rows of every operand whole packs of 16 bytes (fprop c, dgrad and wgrad c and k), of
+//              fprop c at least BK, of dgrad k whole BK; the images of 128 pixels and 64 rows of a matrix below 2^31
+//              packs.
 // Writes       `=`, of wgrad and bias_grad `+=`; partials `=`.
 // Determinism  the depth of a tile in one order, its parts added in theirs.
 // Cost         2 * n*p*q * k * r*s*c FLOPs; an operand is read once per tile of the other's extent, mostly from L2.
@@ -51,7 +52,8 @@ __device__ inline void dgrad(const Conv2dProblem& p, Parts parts, const T* w, co
 }
 
 template <class MATH, bool GUARDED, typename T = typename MATH::Element>
-__device__ inline void wgrad(const Conv2dProblem& p, Parts parts, const T* x, const T* dy, const Finish<float>& finish) {
+__device__ inline void wgrad(const Conv2dProblem& p, Parts parts, const T* x, const T* dy,
+                             const Finish<float>& finish) {
     using A = WideRows<T, typename MATH::template Wide<MATH::BM>, MATH::THREADS, GUARDED>;
     using B = WindowColumns<T, typename MATH::template Wide<MATH::BN>, MATH::THREADS, GUARDED>;
     const uint32_t columns = p.r * p.s * p.c;
@@ -66,7 +68,8 @@ __device__ inline void wgrad(const Conv2dProblem& p, Parts parts, const T* x, co
 
 // Adds the parts in their order and finishes.
 template <typename T>
-__device__ inline void reduce(uint64_t elems, uint32_t columns, uint32_t parts, const float* partials, const Finish<T>& finish) {
+__device__ inline void reduce(uint64_t elems, uint32_t columns, uint32_t parts, const float* partials,
+                              const Finish<T>& finish) {
     constexpr int V = 4;
     const uint64_t at = first_element<V>();
     if (at >= elems) return;

@@ -65,7 +65,8 @@ extern "C" __global__ void __launch_bounds__(LOSS_BLOCK)
     });
 }
 
-extern "C" __global__ void __launch_bounds__(LOSS_BLOCK)
+// For more blocks than four on a multiprocessor ptxas spills.
+extern "C" __global__ void __launch_bounds__(LOSS_BLOCK, 4)
     softmax_kl_f32(uint64_t rows, uint32_t classes, const float* teacher, const float* student, float temperature,
                    const float* dloss, double* losses, float* dstudent) {
     const uint64_t row = loss_row();

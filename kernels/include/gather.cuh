@@ -1,8 +1,9 @@
 // Operands of a convolution as an implicit GEMM: rows that are gathered from an image while they are copied.
 //
 // Along each axis output i reads input i * in_step + origin + tap * tap_step, tap t is filter row (or column)
-// filter_first + t * filter_step, and the output is pixel out_first + i * out_step: fprop walks over outputs, dgrad over
-// the pixels of one residue modulo the stride, which are read by the same taps, so that no product is wasted on the others.
+// filter_first + t * filter_step, and the output is pixel out_first + i * out_step: fprop walks over outputs, dgrad
+// over the pixels of one residue modulo the stride, which are read by the same taps, so that no product is wasted on the
+// others.
 #pragma once
 
 #include "problem.cuh"
@@ -21,8 +22,8 @@ __device__ inline Axis fprop_axis(uint32_t out, uint32_t input, uint32_t taps, u
 }
 
 // Pixels of one axis with a residue: h is read by p where p * stride = h + pad - tap * dilation.
-__device__ inline Axis dgrad_axis(uint32_t residue, uint32_t out, uint32_t input, uint32_t taps, uint32_t stride, uint32_t pad,
-                                  uint32_t dilation) {
+__device__ inline Axis dgrad_axis(uint32_t residue, uint32_t out, uint32_t input, uint32_t taps, uint32_t stride,
+                                  uint32_t pad, uint32_t dilation) {
     const int first_reach = int(residue + pad);
     uint32_t first = 0, divisor = stride;
     // A negative multiple of the stride has remainder 0, too.
@@ -76,24 +77,25 @@ __device__ inline Gather dgrad_gather(const Conv2dProblem& p, uint32_t slice) {
 // A place no tap reaches from: extents stay below 2^30.
 constexpr int NOWHERE = -(1 << 30);
 
-// A of fprop and dgrad: row m is the window of a pixel, depth = (tap row, tap column, channel). Not GUARDED, a piece moves
-// by no more than one tap from tile to tile: channels are at least DEPTH.
+// A of fprop and dgrad: row m is the window of a pixel, depth = (tap row, tap column, channel). Not GUARDED, a piece
+// moves by no more than one tap from tile to tile: channels are at least DEPTH.
 template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowRows : Pieces<T, TILE, THREADS> {
     using P = Pieces<T, TILE, THREADS>;
     using O = Offset<T, GUARDED>;
     const Gather& g;
-    const T* image;                 // that the block's first row lies in
-    const T* at;                    // the piece of a row whose tap (0, 0) lies at the image's first pixel
+    const T* at;                    // the piece of a row whose tap (0, 0) lies at the first pixel of the first row's
+                                    // image, GUARDED that pixel
     typename O::Type from[P::COUNT];  // where that tap of the rows lies, perhaps outside
     int h[P::COUNT], w[P::COUNT];   // input position of that tap
     uint32_t tap_h, tap_w, channel; // of the piece
     int left;                       // depth from the piece on
     uint32_t inside;                // rows whose tap lies in the image
 
-    __device__ WindowRows(const Gather& g, const T* images, uint32_t first_row, uint32_t depth_begin, uint32_t depth_end)
+    __device__ WindowRows(const Gather& g, const T* images, uint32_t first_row, uint32_t depth_begin,
+                          uint32_t depth_end)
         : g(g) {
         const uint32_t first = first_row / (g.w.count * g.h.count);
-        image = images + uint64_t(first) * g.h.input * g.w.input * g.channels;
+        at = images + uint64_t(first) * g.h.input * g.w.input * g.channels;
 #pragma unroll
         for (int i = 0; i < P::COUNT; ++i) {
             const uint32_t m = first_row + P::row() + i * P::STEP;
@@ -110,11 +112,15 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowRows :
         tap_h = g.w.taps ? tap / g.w.taps : 0;
         tap_w = g.w.taps ? tap % g.w.taps : 0;
         left = int(depth_end) - int(depth);
-        reach();
+        if constexpr (!GUARDED) {
+            at += tap_distance(tap_h, tap_w) + channel;
+            reach();
+        }
     }
 
     __device__ bool reaches(int i, uint32_t tap_h, uint32_t tap_w) const {
-        return uint32_t(h[i] + int(tap_h) * g.h.tap_step) < g.h.input && uint32_t(w[i] + int(tap_w) * g.w.tap_step) < g.w.input;
+        return uint32_t(h[i] + int(tap_h) * g.h.tap_step) < g.h.input &&
+               uint32_t(w[i] + int(tap_w) * g.w.tap_step) < g.w.input;
     }
     __device__ int64_t tap_distance(uint32_t tap_h, uint32_t tap_w) const {
         return (int64_t(int(tap_h) * g.h.tap_step) * g.w.input + int(tap_w) * g.w.tap_step) * g.channels;
@@ -126,7 +132,6 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowRows :
         }
     }
     __device__ void reach() {
-        at = image + tap_distance(tap_h, tap_w) + channel;
         inside = 0;
 #pragma unroll
         for (int i = 0; i < P::COUNT; ++i) inside |= uint32_t(reaches(i, tap_h, tap_w)) << i;
@@ -141,64 +146,66 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowRows :
                 uint32_t tap_h = this->tap_h, tap_w = this->tap_w, channel = this->channel;
                 copy_elements<T>(to + i * P::STEP_BYTES, [&](int e) {
                     const bool exists = e < left && reaches(i, tap_h, tap_w);
-                    const T* at = exists ? O::at(image, from[i]) + tap_distance(tap_h, tap_w) + channel : nullptr;
+                    const T* piece = exists ? O::at(at, from[i]) + tap_distance(tap_h, tap_w) + channel : nullptr;
                     if (++channel == g.channels) {
                         channel = 0;
                         next_tap(tap_h, tap_w);
                     }
-                    return at;
+                    return piece;
                 });
             } else {
                 copy_async<PIECE_BYTES>(to + i * P::STEP_BYTES, O::at(at, from[i]), reached >> i & 1);
             }
         }
         left -= P::DEPTH;
-        at += P::DEPTH;
         channel += P::DEPTH;
-        if (channel >= g.channels) {
-            do {
+        if constexpr (GUARDED) {
+            for (; channel >= g.channels; channel -= g.channels) next_tap(tap_h, tap_w);
+        } else {
+            at += P::DEPTH;
+            if (channel >= g.channels) {
                 channel -= g.channels;
                 next_tap(tap_h, tap_w);
-            } while (GUARDED && channel >= g.channels);
-            reach();
+                int pixels = g.w.tap_step;
+                if (tap_w == 0) pixels = g.h.tap_step * int(g.w.input) - int(g.w.taps - 1) * g.w.tap_step;
+                at += int64_t(pixels - 1) * int(g.channels);
+                reach();
+            }
         }
     }
 };
 
-// B of dgrad: a row of w[k, tap, :] for every step of depth = (tap row, tap column, k). Not GUARDED, a tile has one tap.
+// B of dgrad: a row of w[k, tap, :] for every step of depth = (tap row, tap column, k). Not GUARDED, a tile has one
+// tap.
 template <typename T, class TILE, int THREADS, bool GUARDED> struct FilterRows : Pieces<T, TILE, THREADS> {
     using P = Pieces<T, TILE, THREADS>;
     using O = Offset<T, GUARDED>;
     const Gather& g;
     const Conv2dProblem& p;
-    const T* filter;             // this thread's first channel
-    const T* from;               // its first row
+    const T* from;               // this thread's first row of the tile, GUARDED of the filters
     typename O::Type far;        // from one of the thread's rows to its next
     uint32_t k, tap_h, tap_w;    // of the tile, or GUARDED of the thread's first row
     int left, valid;             // depth from the thread's first row on, elements of the pieces
 
-    __device__ FilterRows(const Gather& g, const Conv2dProblem& p, const T* w, uint32_t first_column, uint32_t depth_begin,
-                          uint32_t depth_end)
-        : g(g), p(p), filter(w + first_column + P::column()), far(O::of(P::STEP * filter_elems())) {
+    __device__ FilterRows(const Gather& g, const Conv2dProblem& p, const T* w, uint32_t first_column,
+                          uint32_t depth_begin, uint32_t depth_end)
+        : g(g), p(p), from(w + first_column + P::column()), far(O::of(P::STEP * filter_elems())) {
         const uint32_t depth = depth_begin + (GUARDED ? P::row() : 0), tap = depth / g.channels;
         k = depth % g.channels;
         tap_h = g.w.taps ? tap / g.w.taps : 0;
         tap_w = g.w.taps ? tap % g.w.taps : 0;
         valid = int(p.c) - int(first_column + P::column());
         left = valid > 0 ? int(depth_end) - int(depth_begin + P::row()) : 0;
-        from = row(tap_h, tap_w, k + (GUARDED ? 0 : P::row()));
+        if (!GUARDED) from += (k + P::row()) * filter_elems() + tap_elems();
     }
 
     __device__ uint64_t filter_elems() const { return uint64_t(p.r) * p.s * p.c; }
-    __device__ const T* row(uint32_t tap_h, uint32_t tap_w, uint32_t k) const {
+    // What the tap has before it in a filter.
+    __device__ uint64_t tap_elems() const {
         const uint32_t r = g.h.filter_first + tap_h * g.h.filter_step, s = g.w.filter_first + tap_w * g.w.filter_step;
-        return filter + k * filter_elems() + uint64_t(r * p.s + s) * p.c;
+        return uint64_t(r * p.s + s) * p.c;
     }
-    // Moves down by some rows.
-    __device__ void descend(uint32_t& tap_h, uint32_t& tap_w, uint32_t& k, uint32_t rows) const {
-        for (k += rows; k >= g.channels; k -= g.channels) next_tap(tap_h, tap_w);
-    }
-    __device__ void next_tap(uint32_t& tap_h, uint32_t& tap_w) const {
+    __device__ void next_tap() {
         if (++tap_w == g.w.taps) {
             tap_w = 0;
             ++tap_h;
@@ -211,8 +218,8 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct FilterRows :
             const uint32_t to = stage + P::offset() + i * P::STEP_BYTES;
             const int exist = i * P::STEP < left ? GUARDED ? valid : P::V : 0;
             if constexpr (GUARDED) {
-                copy_piece<true>(to, row(tap_h, tap_w, k), exist);
-                descend(tap_h, tap_w, k, P::STEP);
+                copy_piece<true>(to, from + k * filter_elems() + tap_elems(), exist);
+                for (k += P::STEP; k >= g.channels; k -= g.channels) next_tap();
             } else {
                 copy_piece<false>(to, O::at(from, far, i), exist);
             }
@@ -223,8 +230,10 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct FilterRows :
             from = O::at(from, far, P::COUNT);
             if (k == g.channels) {
                 k = 0;
-                next_tap(tap_h, tap_w);
-                from = row(tap_h, tap_w, P::row());
+                next_tap();
+                int taps = int(g.w.filter_step);
+                if (tap_w == 0) taps = int(g.h.filter_step * p.s) - int(g.w.taps - 1) * taps;
+                from += int64_t(taps) * p.c - int64_t(g.channels * filter_elems());
             }
         }
     }
@@ -235,41 +244,46 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowColumn
     using P = Pieces<T, TILE, THREADS>;
     using O = Offset<T, GUARDED>;
     const Conv2dProblem& p;
-    const T* from[P::COUNT];        // the piece's first element at the pixel
-    int h[P::COUNT], w[P::COUNT];   // input position of that element's tap
-    int last_h, last_w;             // and of the last output pixel
+    const T* from;                  // the piece's channel of the first pixel
+    int h[P::COUNT], w[P::COUNT];   // input position of the tap of the piece's first element
+    uint32_t pixel[P::COUNT];       // that tap's among all images; modulo 2^32 where there is none
+    int last_h, last_w;             // position at the last output pixel
     int step_h, step_w;             // by a tile of pixels, within the image
-    typename O::Type step;          // by a tile of pixels
-    typename O::Type next_row, next_image;  // what a step beyond the last column, or the last row, is corrected by
+    uint32_t step, next_row, next_image;  // of the pixel: by a tile, and where it leaves a row, or an image
     uint32_t tap_h, tap_w, channel; // of the piece
     int left, valid;                // pixels from the thread's first on, elements of the piece
 
     __device__ WindowColumns(const Conv2dProblem& p, const T* x, uint32_t first_column, uint32_t pixel_begin,
                              uint32_t pixel_end)
         : p(p) {
-        const uint32_t column = first_column + P::column(), tap = column / p.c, pixel = pixel_begin + P::row();
+        const uint32_t column = first_column + P::column(), tap = column / p.c, first = pixel_begin + P::row();
         channel = column % p.c;
         tap_h = tap / p.s;
         tap_w = tap % p.s;
         valid = int(p.r * p.s * p.c) - int(column);
-        left = valid > 0 ? int(pixel_end) - int(pixel) : 0;
-        const int origin_h = int(tap_h * p.dilation_h) - int(p.pad_top), origin_w = int(tap_w * p.dilation_w) - int(p.pad_left);
+        left = valid > 0 ? int(pixel_end) - int(first) : 0;
+        const int origin_h = int(tap_h * p.dilation_h) - int(p.pad_top);
+        const int origin_w = int(tap_w * p.dilation_w) - int(p.pad_left);
         last_h = int((p.p - 1) * p.stride_h) + origin_h;
         last_w = int((p.q - 1) * p.stride_w) + origin_w;
 #pragma unroll
         for (int i = 0; i < P::COUNT; ++i) {
-            const uint32_t at = pixel + i * P::STEP, rest = at / p.q;
+            const uint32_t at = first + i * P::STEP, rest = at / p.q;
             h[i] = int(rest % p.p * p.stride_h) + origin_h;
             w[i] = int(at % p.q * p.stride_w) + origin_w;
-            from[i] = x + ((int64_t(rest / p.p) * p.h + h[i]) * p.w + w[i]) * p.c + channel;
+            pixel[i] = (rest / p.p * p.h + h[i]) * p.w + w[i];
         }
+        from = x + channel;
         const uint32_t rows = P::DEPTH / p.q;
         step_w = int(P::DEPTH % p.q * p.stride_w);
         step_h = int(rows % p.p * p.stride_h);
-        step = O::of(((int64_t(rows / p.p) * p.h + step_h) * p.w + step_w) * p.c);
-        next_row = O::of((int64_t(p.stride_h) * p.w - int(p.q * p.stride_w)) * p.c);
-        next_image = O::of((int64_t(p.h) - int(p.p * p.stride_h)) * p.w * p.c);
+        step = (rows / p.p * p.h + step_h) * p.w + step_w;
+        next_row = p.stride_h * p.w - p.q * p.stride_w;
+        next_image = (p.h - p.p * p.stride_h) * p.w;
     }
+
+    // The piece's first channel of a pixel.
+    __device__ const T* at(uint32_t pixel) const { return from + int64_t(int(pixel)) * int(p.c); }
 
     __device__ void copy(uint32_t stage) {
         const int columns = int(p.q * p.stride_w), rows = int(p.p * p.stride_h);
@@ -283,7 +297,7 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowColumn
                     const int down = (int(tap_h) - int(this->tap_h)) * int(p.dilation_h);
                     const int right = (int(tap_w) - int(this->tap_w)) * int(p.dilation_w);
                     const bool exists = e < exist && uint32_t(h[i] + down) < p.h && uint32_t(w[i] + right) < p.w;
-                    const T* at = from[i] + (int64_t(down) * p.w + right) * p.c + (int(channel) - int(this->channel));
+                    const T* element = at(pixel[i] + down * p.w + right) + (int(channel) - int(this->channel));
                     if (++channel == p.c) {
                         channel = 0;
                         if (++tap_w == p.s) {
@@ -291,22 +305,23 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WindowColumn
                             ++tap_h;
                         }
                     }
-                    return exists ? at : nullptr;
+                    return exists ? element : nullptr;
                 });
             } else {
-                copy_async<PIECE_BYTES>(to, from[i], exist > 0 && uint32_t(h[i]) < p.h && uint32_t(w[i]) < p.w);
+                const bool exists = exist > 0 && uint32_t(h[i]) < p.h && uint32_t(w[i]) < p.w;
+                copy_async<PIECE_BYTES>(to, at(pixel[i]), exists);
             }
             w[i] += step_w;
             h[i] += step_h;
-            from[i] = O::at(from[i], step);
+            pixel[i] += step;
             if (w[i] > last_w) {
                 w[i] -= columns;
                 h[i] += int(p.stride_h);
-                from[i] = O::at(from[i], next_row);
+                pixel[i] += next_row;
             }
             if (h[i] > last_h) {
                 h[i] -= rows;
-                from[i] = O::at(from[i], next_image);
+                pixel[i] += next_image;
             }
         }
         left -= P::DEPTH;

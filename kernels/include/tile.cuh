@@ -130,14 +130,13 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WideRows : P
     using P = Pieces<T, TILE, THREADS>;
     using O = Offset<T, GUARDED>;
     const T* from;
-    uint64_t ld;
     typename O::Type step;
     int left;   // depth from this thread's first row on
     int valid;  // elements of the pieces
 
     __device__ WideRows(const T* matrix, uint64_t ld, uint32_t first_column, uint32_t columns, uint32_t depth_begin,
                         uint32_t depth_end)
-        : ld(ld), step(O::of(P::STEP * ld)) {
+        : step(O::of(P::STEP * ld)) {
         const uint32_t column = first_column + P::column(), depth = depth_begin + P::row();
         from = matrix + depth * ld + column;
         valid = int(columns) - int(column);
@@ -149,7 +148,7 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WideRows : P
         for (int i = 0; i < P::COUNT; ++i)
             copy_piece<GUARDED>(stage + P::offset() + i * P::STEP_BYTES, O::at(from, step, i),
                                 i * P::STEP < left ? GUARDED ? valid : P::V : 0);
-        from += P::DEPTH * ld;
+        from = O::at(from, step, P::COUNT);
         left -= P::DEPTH;
     }
 };

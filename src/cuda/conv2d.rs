@@ -434,12 +434,13 @@ fn check(p: &Conv2dProblem) -> Result<()> {
     let padded_w = w + p.pad_left as usize + p.pad_right as usize;
     let pixels = (n * h * w).max(p.gemm_m());
     let depth = p.gemm_k().max(p.r as usize * p.s as usize * k);
-    if [padded_h, padded_w, pixels, depth].iter().all(|&extent| extent < EXTENT) {
+    let tap = if p.r > 1 { p.dilation_h as usize * w.max(p.q as usize) } else { 0 };
+    if [padded_h, padded_w, pixels, depth, tap].iter().all(|&extent| extent < EXTENT) {
         return Ok(());
     }
     Err(Error::shape(
         OP,
-        "fewer than 2^30 pixels and filter elements (r s c, r s k)",
+        "fewer than 2^30 pixels, filter elements (r s c, r s k) and pixels between two taps",
         format_args!("{p:?}"),
         "split the batch or the channels",
     ))

@@ -55,6 +55,7 @@ fn launchers_and_kernels_agree() {
 fn the_ptx_loads_on_the_oldest_driver_that_is_promised() {
     for (file, text) in ptx() {
         assert!(text.contains("\n.version 8.2\n") && text.contains("\n.target sm_80\n"), "{file}");
+        assert!(!text.contains("used_bytes_mask"), "{file} has a hint of PTX 8.3");
         assert!(!text.contains(".loc ") && !text.contains(".file "), "{file} embeds source paths");
     }
 }

@@ -354,4 +354,7 @@ fn bad_input() {
     assert_error(Plan::new::<f32>(Pass::Fprop, &p), &["Conv2dProblem::new"]);
     let huge = problem([1 << 16, 1 << 10, 1 << 5, 1], [1, 1, 1], Window::square(0, 1));
     assert_error(Plan::new::<f32>(Pass::Fprop, &huge), &["2^30", "split the batch"]);
+    let far = Window { pads: [1 << 18, 0, 0, 0], dilations: [1 << 18, 1], ..Window::default() };
+    let far = problem([1, 4, 1 << 12, 1], [1, 2, 1], far);
+    assert_error(Plan::new::<f32>(Pass::Fprop, &far), &["pixels between two taps", "2^30"]);
 }

@@ -23,6 +23,7 @@ mod losses;
 mod optimisers;
 mod pool2d;
 mod prebuilt;
+mod resources;
 mod supcon;
 
 use libtest_mimic::{Arguments, Trial};
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let cases = [
         prebuilt::CASES,
+        resources::CASES,
         abi::CASES,
         augment::CASES,
         elementwise::CASES,
