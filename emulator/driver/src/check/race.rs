@@ -91,7 +91,7 @@ fn paired(warp: &Warp, lane: usize, old: &Record) -> bool {
 }
 
 /// Checks and records one request.
-#[inline(always)]
+#[inline(never)]
 pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Request, intent: Intent, strong: bool) {
     // First all lanes are checked, then all are recorded: lanes of one instruction do not race with each other. What raced
     // is recorded too: the next thread may race with it at another place.
@@ -111,6 +111,7 @@ fn records(cx: &Cx, block: &mut Block, r: &Request) -> Option<*mut u64> {
 }
 
 /// Checks a request. Stores say what they are about to write.
+#[inline(never)]
 pub fn compare(
     cx: &mut Cx,
     block: &mut Block,
@@ -134,6 +135,7 @@ pub fn compare(
 }
 
 /// Records a request.
+#[inline(never)]
 pub fn note(cx: &Cx, block: &mut Block, warp: &Warp, r: &Request, writes: bool, strong: bool) {
     let Some(base) = records(cx, block, r) else { return };
     let me = Record {
