@@ -116,7 +116,7 @@ fn the_real_probe_answers() {
 /// The reader against a driver library that we compile: each child process opens another fake.
 #[cfg(target_os = "linux")]
 mod reader {
-    use super::{ProbeError, probe};
+    use super::probe;
     use std::path::Path;
     use std::process::Command;
 

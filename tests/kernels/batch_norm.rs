@@ -243,11 +243,13 @@ fn bad_input() {
     let result = cuda::normalize(&gpu.kernels, (0, 3), &s.dx, &tables, none, false, &mut y, &gpu.stream);
     assert_error(result, &["rows > 0", "[0, 3]"]);
     let mut short = gpu.stream.alloc_zeros::<f32>(1).unwrap();
+    let mut dgamma = gpu.stream.alloc_zeros::<f32>(3).unwrap();
     let gradients = Gradients {
         dx: None::<&mut Buffer>,
         dresidual: None,
         accumulate: false,
-        dgamma: None::<&mut Buffer>,
+        // Without sums there is nothing that a workspace is needed for.
+        dgamma: Some(&mut dgamma),
         dbeta: None,
     };
     let result = cuda::backward(

@@ -221,7 +221,8 @@ fn gradient_distance(got: &Model, want: &Model) -> (f64, String) {
     for name in want.params.names() {
         let Some((got, want)) = of(got, name).zip(of(want, name)) else { continue };
         let error = distance(&got, &want, floor);
-        if error.is_nan() || error > worst.0 {
+        assert!(error.is_finite(), "gradient of {name}");
+        if error > worst.0 {
             worst = (error, name.to_string());
         }
     }
