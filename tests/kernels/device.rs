@@ -18,6 +18,8 @@ pub const CASES: &[Case] = &[
     ("device::out_of_memory_says_how_much_of_what", out_of_memory_says_how_much_of_what),
     ("device::devices_do_not_mix", devices_do_not_mix),
     ("device::ops_are_timed", ops_are_timed),
+    #[cfg(feature = "train")]
+    ("device::batches_are_those_of_the_cpu", batches_are_those_of_the_cpu),
     ("device::a_network_follows_the_cpu_in_f32", || follows_the_cpu(Precision::F32)),
     ("device::a_network_follows_the_cpu_in_tf32", || follows_the_cpu(Precision::Tf32)),
     ("device::a_network_follows_the_cpu_in_bf16", || follows_the_cpu(Precision::Bf16)),
@@ -144,6 +146,38 @@ fn ops_are_timed() {
     assert_eq!(y.tensor().to_vec::<f32>().unwrap(), [0.0; 64]);
     let calls = |op| times.iter().find(|(name, _)| *name == op).map(|(_, time)| time.calls);
     assert!(calls("relu") >= Some(1) && calls("rescale") >= Some(1), "{times:?}");
+}
+
+/// What a model trains on is the same to the last bit: pictures, labels and order, from a data set that lies on the device
+/// as from one whose batches are sent.
+#[cfg(feature = "train")]
+fn batches_are_those_of_the_cpu() {
+    use warpsmith::augment::{Pipeline, RandAugment, Step};
+    use warpsmith::data::{Batches, Pairing, Shuffle, synthetic};
+    use warpsmith::train::loader::{Loader, augment};
+    let set = synthetic::images(14, 2, 20, 24, 5).unwrap();
+    let crop = [Step::RandomFlip, Step::Resize { height: 24, width: 24 }, Step::RandomCrop { height: 18, width: 18 }];
+    let clean = Pipeline::new(crop.to_vec()).unwrap();
+    let noisy = Pipeline::new([&crop[..], &[Step::RandAugment(RandAugment::default())]].concat()).unwrap();
+    let plan = || Batches::new(14, 5).unwrap().shuffle(Shuffle::Full).unwrap().seed(3);
+    let [cpu, cuda] = [Device::cpu().unwrap(), f32_device()].map(|device| {
+        let pipelines = [clean.clone(), noisy.clone()];
+        let loader = Loader::paired(&device, set.clone(), plan(), pipelines, Pairing::Paired, 9);
+        let mut bits = Vec::new();
+        for pass in 0..2 {
+            for batch in loader.pass(pass, 0).unwrap() {
+                let batch = batch.unwrap();
+                assert!(batch.images.iter().all(|images| *images.device() == device));
+                bits.extend(batch.images.iter().map(|images| images.to_bytes().unwrap()));
+                bits.push(batch.labels.to_bytes().unwrap());
+                bits.push(batch.indices.iter().flat_map(|i| i.to_le_bytes()).collect());
+            }
+        }
+        bits.push(augment(&device, &set, &noisy, &[3, 11, 3], 1, 2).unwrap().to_bytes().unwrap());
+        bits
+    });
+    assert_eq!(cpu.len(), 2 * 3 * 4 + 1);
+    assert!(cpu == cuda);
 }
 
 /// A model with its optimiser on a device.
