@@ -228,16 +228,19 @@ impl Tensor {
     /// # Errors
     /// When the element type differs, somebody holds a write guard on overlapping elements, or the copy fails.
     pub fn read<T: Element>(&self) -> Result<ReadGuard<'_, T>> {
-        #[allow(unused_mut)]
-        let mut guard = ReadGuard { lease: Lease { borrow: self.borrow(T::DTYPE, false)?, tensor: self }, copy: None };
-        #[cfg(feature = "cuda")]
-        if let Kind::Cuda(gpu) = self.device().kind() {
-            let mut copy = vec![T::zeroed(); self.elems()];
-            // SAFETY: the tensor's window, borrowed for reading.
-            unsafe { gpu.download(self.address(), bytemuck::cast_slice_mut(&mut copy)) }?;
-            guard.copy = Some(copy);
-        }
-        Ok(guard)
+        let lease = Lease { borrow: self.borrow(T::DTYPE, false)?, tensor: self };
+        let copy = match self.device().kind() {
+            #[cfg(feature = "cpu")]
+            Kind::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => {
+                let mut copy = vec![T::zeroed(); self.elems()];
+                // SAFETY: the tensor's window, borrowed for reading.
+                unsafe { gpu.download(self.address(), bytemuck::cast_slice_mut(&mut copy)) }?;
+                Some(copy)
+            }
+        };
+        Ok(ReadGuard { lease, copy })
     }
 
     /// Borrows the elements of a tensor on the CPU for writing.
@@ -312,6 +315,7 @@ impl Tensor {
     }
 
     /// The bytes of a tensor on the CPU; the lease is for writing.
+    #[cfg(feature = "cpu")]
     fn host_bytes<'a>(&'a self, lease: &'a mut Lease<'_>) -> &'a mut [u8] {
         debug_assert!(lease.borrow.write);
         // SAFETY: the window lies inside the storage, holds initialised Pod values, and the lease keeps everybody else
@@ -381,6 +385,7 @@ impl Tensor {
     /// When the number of bytes differs.
     pub fn copy_from_bytes(&self, bytes: &[u8]) -> Result<()> {
         crate::error::check_len("Tensor::copy_from_bytes", "bytes", bytes.len(), self.elems() * self.dtype.bytes())?;
+        #[cfg_attr(not(feature = "cpu"), allow(unused_mut, unused_variables))]
         let mut lease = Lease { borrow: self.borrow(self.dtype, true)?, tensor: self };
         match self.device().kind() {
             #[cfg(feature = "cpu")]
@@ -397,6 +402,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::write`].
     pub fn zero(&self) -> Result<()> {
+        #[cfg_attr(not(feature = "cpu"), allow(unused_mut, unused_variables))]
         let mut lease = Lease { borrow: self.borrow(self.dtype, true)?, tensor: self };
         match self.device().kind() {
             #[cfg(feature = "cpu")]

@@ -31,6 +31,7 @@ mod spans;
 pub mod supcon;
 pub mod swa;
 
+#[cfg(feature = "nn")]
 pub(crate) use launch::driver_error;
 pub use launch::{Entry, Kernels, Value, ptx};
 pub use probe::{DeviceInfo, ProbeError, ProbeInputs, probe};

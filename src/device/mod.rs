@@ -196,11 +196,12 @@ impl Device {
 
     /// What convolutions and linear layers multiply in.
     pub fn precision(&self) -> Precision {
-        #[cfg(feature = "cuda")]
-        if let Kind::Cuda(gpu) = &self.0.kind {
-            return gpu.options().precision;
+        match &self.0.kind {
+            #[cfg(feature = "cpu")]
+            Kind::Cpu => Precision::F32,
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => gpu.options().precision,
         }
-        Precision::F32
     }
 
     pub(crate) fn kind(&self) -> &Kind {

@@ -4,6 +4,7 @@
 //!
 //! On the CPU every tensor is f32. On a CUDA device activations may be bf16, in which case filters and weights are too;
 //! biases, batch-norm parameters, losses and the gradients of parameters are f32 everywhere.
+#![cfg_attr(not(feature = "cpu"), allow(unused_imports, dead_code))]
 
 mod batch_norm;
 mod conv2d;

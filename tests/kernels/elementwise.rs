@@ -10,6 +10,7 @@ pub const CASES: &[Case] = &[
     ("elementwise::floats_equal_the_cpu", floats_equal_the_cpu),
     ("elementwise::bf16_is_the_rounded_float", bf16_is_the_rounded_float),
     ("elementwise::normalization_equals_the_cpu", normalization_equals_the_cpu),
+    ("elementwise::factors_and_sums_stay_on_the_device", factors_and_sums_stay_on_the_device),
     ("elementwise::wrong_lengths_are_errors", wrong_lengths_are_errors),
     ("elementwise::nothing_is_nothing", nothing_is_nothing),
 ];
@@ -28,6 +29,45 @@ fn values(n: usize, seed: u64) -> Vec<f32> {
         *value = special;
     }
     values
+}
+
+fn factors_and_sums_stay_on_the_device() {
+    let (gpu, s) = (gpu(), &gpu().stream);
+    let factor = gpu.put(&[-1.7f32]);
+    for (n, shift) in LENGTHS.into_iter().flat_map(|n| SHIFTS.map(|shift| (n, shift))) {
+        let (x, old) = (numbers(n + shift, 1), numbers(n + shift, 2));
+        let dx = gpu.put(&x);
+        let (dx, x) = (dx.slice(shift..), &x[shift..]);
+        for accumulate in [false, true] {
+            let mut dy = gpu.put(&old);
+            cuda::scale_by(&gpu.kernels, &dx, &factor, accumulate, &mut dy.slice_mut(shift..), s).unwrap();
+            let mut want = old.clone();
+            for (want, x) in want[shift..].iter_mut().zip(x) {
+                *want = if accumulate { *want + -1.7 * x } else { -1.7 * x };
+            }
+            assert_bits(&gpu.get(&dy), &want, &format!("scale_by of {n} from {shift}, accumulate {accumulate}"));
+        }
+        let mut dy = gpu.put(&old);
+        cuda::fill_from(&gpu.kernels, &factor, &mut dy.slice_mut(shift..), s).unwrap();
+        let mut want = old.clone();
+        want[shift..].fill(-1.7);
+        assert_bits(&gpu.get(&dy), &want, &format!("fill_from of {n} from {shift}"));
+        let mut sum = gpu.put(&[f32::NAN]);
+        cuda::sum(&gpu.kernels, &dx, &mut sum, s).unwrap();
+        // Both sums are f64, in different orders, of at most 5003 numbers below 2.
+        let want: f64 = x.iter().map(|&x| f64::from(x)).sum();
+        let got = f64::from(gpu.get(&sum)[0]);
+        assert!((got - want).abs() <= f64::from(f32::EPSILON) * want.abs() + 1e-11, "sum of {n}: {got}, not {want}");
+    }
+    let (one, mut two) = (gpu.put(&[1.0f32]), gpu.put(&[1.0f32; 2]));
+    let result = cuda::scale_by(&gpu.kernels, &one, &factor, false, &mut two, s);
+    super::common::assert_error(result, &["scale_by", "1 elements in `y`, got 2"]);
+    let pair = gpu.put(&[1.0f32; 2]);
+    let result = cuda::scale_by(&gpu.kernels, &pair, &pair, false, &mut two, s);
+    super::common::assert_error(result, &["scale_by", "1 elements in `factor`, got 2"]);
+    super::common::assert_error(cuda::sum(&gpu.kernels, &one, &mut two, s), &["sum", "1 elements in `y`, got 2"]);
+    let result = cuda::fill_from(&gpu.kernels, &pair, &mut two, s);
+    super::common::assert_error(result, &["fill_from", "1 elements in `value`, got 2"]);
 }
 
 fn floats_equal_the_cpu() {
