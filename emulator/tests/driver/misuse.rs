@@ -363,8 +363,9 @@ fn memory_used_between_its_allocation_and_its_free_in_other_streams() {
             b.synchronize().unwrap();
         }
         assert!(kinds().is_empty(), "seed {seed}: {:?}", kinds());
+        // Before the turn ends: the next test may run between two rounds.
+        warpsmith_emulator::configure("seed", "0").unwrap();
     }
-    warpsmith_emulator::configure("seed", "0").unwrap();
 }
 
 /// A free that nothing orders after the use is told in every order: in some the use comes too late, in the others the
@@ -395,8 +396,9 @@ fn a_free_that_races_with_a_use() {
         seen.extend(kinds());
         warpsmith_emulator::reset().unwrap();
         drop(y);
+        // Before the turn ends: the next test may run between two rounds.
+        warpsmith_emulator::configure("seed", "0").unwrap();
     }
-    warpsmith_emulator::configure("seed", "0").unwrap();
     assert_eq!(seen.len(), 11, "{seen:?}");
     let (late, unordered): (Vec<_>, Vec<_>) = seen.into_iter().partition(|(kind, _)| kind == "use-after-free");
     assert!(!late.is_empty() && late.iter().all(|(_, t)| t.contains("freed by cuMemFreeAsync")), "{late:?}");

@@ -1,7 +1,6 @@
 //! Launches: blocks onto worker threads, warps onto turns, and the detection of those that can never go on.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -173,8 +172,10 @@ pub fn launch(kernel: &Kernel, arena: &Arena, spec: &Launch, options: &Options, 
 
 fn merge(out: &mut Outcome, cx: &Cx) {
     out.sites.resize(cx.sites.len(), Site::default());
-    for (a, b) in out.sites.iter_mut().zip(&cx.sites) {
-        *a += *b;
+    let (mut hits, mut lanes) = (0, 0);
+    for ((a, b), [h, l]) in out.sites.iter_mut().zip(&cx.sites).zip(&cx.stretches) {
+        (hits, lanes) = (hits + h, lanes + l);
+        *a += Site { hits: b.hits + hits as u64, lanes: b.lanes + lanes as u64, ..*b };
     }
     out.unique_read += cx.unique_read;
     out.unique_write += cx.unique_write;
@@ -214,6 +215,7 @@ fn context<'a>(
         block_dim: spec.block,
         checks: options.checks,
         sites: vec![Site::default(); kernel.code.len()],
+        stretches: vec![[0; 2]; kernel.code.len()],
         unique_read: 0,
         unique_write: 0,
         words: Words::default(),
@@ -578,12 +580,9 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
         return;
     }
     warp.idle.1 *= 2;
-    let state = |w: &Warp| {
-        let mut h = DefaultHasher::new();
-        w.regs.hash_into(&mut h);
-        (w.groups[group].pc, w.groups[group].mask, h.finish())
-    };
-    let start = state(warp);
+    let place = |w: &Warp| (w.groups[group].pc, w.groups[group].mask);
+    // A copy rather than a hash: in a loop that computes, the comparison ends at the first register that changed.
+    let (start, regs) = (place(warp), warp.regs.clone());
     cx.fine = true;
     for _ in 0..256 {
         let stop = run_group(cx, block, warp, group);
@@ -591,7 +590,7 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
             cx.fine = false;
             return;
         }
-        if state(warp) == start {
+        if place(warp) == start && warp.regs == regs {
             cx.fine = false;
             warp.spinning = !others_ready(warp, group);
             warp.quantum = 128;

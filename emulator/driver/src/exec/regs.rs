@@ -57,6 +57,7 @@ lane!(F32, f32, u32, r => f32::from_bits(r), v => if v.is_nan() { super::float::
 lane!(F64, f64, u64, r => f64::from_bits(r), v => if v.is_nan() { 0x7ff8_0000_0000_0000 } else { v.to_bits() });
 
 /// The register file of one warp.
+#[derive(Clone, PartialEq)]
 pub struct Regs {
     /// Rows, in 32-bit words; aligned to a cache line.
     words: Vec<Line>,
@@ -64,7 +65,7 @@ pub struct Regs {
     pub preds: Vec<u32>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 #[repr(align(64))]
 struct Line([u32; 16]);
 
@@ -78,18 +79,6 @@ impl Regs {
     #[inline(always)]
     pub fn base(&mut self) -> *mut u32 {
         self.words.as_mut_ptr().cast()
-    }
-
-    /// Feeds every register into a hash.
-    pub fn hash_into(&self, h: &mut impl std::hash::Hasher) {
-        for line in &self.words {
-            for &w in &line.0 {
-                h.write_u32(w);
-            }
-        }
-        for &p in &self.preds {
-            h.write_u32(p);
-        }
     }
 
     /// Words held.

@@ -249,6 +249,9 @@ pub struct Cx<'a> {
     pub checks: Checks,
     /// Counters by operation.
     pub sites: Vec<Site>,
+    /// Hits and lanes of stretches of vector operations: added where a stretch begins, taken off behind its end, so the
+    /// sum up to an operation is what it has beyond `sites`.
+    pub stretches: Vec<[i64; 2]>,
     /// First touches of sectors by reads.
     pub unique_read: u64,
     /// First touches of sectors by writes.
@@ -508,8 +511,27 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
     let base = warp.regs.base();
     loop {
         // SAFETY: lowering ends every function with `Exit` and resolves every target inside the code.
-        let inst = unsafe { code.get_unchecked(pc as usize) };
+        let mut inst = unsafe { code.get_unchecked(pc as usize) };
+        // Vector operations without a guard cannot stop, jump or change the mask, so a stretch of them is counted at once.
+        let first = pc as usize;
+        while let Inst { op: Op::Alu { f, o }, guard: Pred { at: NONE, .. } } = inst {
+            // SAFETY: lowering gave the operation rows of this register file, and chose the function for this host.
+            unsafe { f(base, o, mask) }
+            pc += 1;
+            // SAFETY: as above; the operation was not the last, for that is an `Exit`.
+            inst = unsafe { code.get_unchecked(pc as usize) };
+        }
         let at = pc as usize;
+        if at != first {
+            let lanes = i64::from(mask.count_ones());
+            for (end, sign) in [(first, 1), (at, -1)] {
+                // SAFETY: `stretches` is as long as the code.
+                let [h, l] = unsafe { cx.stretches.get_unchecked_mut(end) };
+                *h += sign;
+                *l += sign * lanes;
+            }
+            left -= (at - first) as i32;
+        }
         let mut m = mask;
         if inst.guard.at != NONE {
             m &= warp.pred(inst.guard);
@@ -541,7 +563,7 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
         }
         match &inst.op {
             Op::Alu { f, o } => {
-                // SAFETY: lowering gave the operation rows of this register file, and chose the function for this host.
+                // SAFETY: as for the operations without a guard.
                 unsafe { f(base, o, m) }
             }
             Op::Setp { f, a, b, swap, d, q, combine } => {
