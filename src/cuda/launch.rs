@@ -1,13 +1,14 @@
 //! Kernels as Rust sees them: which entry points there are, their arguments, and the launch itself.
 
 use crate::{Error, Result};
-use cudarc::driver::sys::CUfunction_attribute_enum;
+use cudarc::driver::sys::{self, CUfunction_attribute_enum, CUjit_option};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError,
     LaunchConfig, PushKernelArg, SyncOnDrop,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
+use std::ffi::{CString, c_void};
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -136,6 +137,48 @@ impl std::fmt::Debug for Kernels {
     }
 }
 
+/// Bytes of the compiler's log that are asked for: its first errors.
+const LOG_BYTES: usize = 8 << 10;
+
+/// Loads PTX into a context; `name` is what errors call it. Where the driver's compiler refuses it, the error holds the
+/// compiler's log.
+///
+/// # Errors
+/// When the driver refuses the PTX.
+pub fn load_ptx(context: &Arc<CudaContext>, name: &str, ptx: &str) -> Result<Arc<CudaModule>> {
+    context.load_module(Ptx::from_src(ptx)).map_err(|error| {
+        let log = compiler_log(ptx);
+        Error::device(
+            format_args!("cuda:{}", context.ordinal()),
+            format_args!(
+                "the driver could not load the kernels of `{name}`: {error}{}{log}",
+                if log.is_empty() { "" } else { ": " }
+            ),
+            "update the driver to R535 (CUDA 12.2) or newer",
+        )
+    })
+}
+
+/// What the driver's compiler says about PTX that it has refused; the context is current.
+fn compiler_log(ptx: &str) -> String {
+    let Ok(source) = CString::new(ptx) else { return "there is a NUL in it".into() };
+    let mut log = vec![0u8; LOG_BYTES];
+    let mut options = [CUjit_option::CU_JIT_ERROR_LOG_BUFFER, CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+    let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG_BYTES)];
+    let mut module = std::ptr::null_mut();
+    // SAFETY: the image is terminated; there are two options, whose values are a buffer and its size.
+    let code = unsafe {
+        let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
+        sys::cuModuleLoadDataEx(&mut module, source.as_ptr().cast(), 2, options, values)
+    };
+    if code == sys::CUresult::CUDA_SUCCESS {
+        // SAFETY: it was loaded just now, and nobody else knows of it.
+        unsafe { sys::cuModuleUnload(module) };
+    }
+    let text = log.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).trim().to_string()
+}
+
 /// A driver's error with what was being done.
 pub(crate) fn driver_error(doing: impl std::fmt::Display, error: DriverError) -> Error {
     let hint = "if a kernel faulted, the context is lost: start the program again";
@@ -161,13 +204,7 @@ impl Kernels {
         let (_, ptx) = FILES.iter().find(|(name, _)| *name == file).ok_or_else(|| {
             Error::device("cuda", format_args!("no kernel file `{file}` was built in"), "build from a whole checkout")
         })?;
-        let module = self.context.load_module(Ptx::from_src(*ptx)).map_err(|error| {
-            Error::device(
-                "cuda",
-                format_args!("the driver could not load the kernels of `{file}`: {error}"),
-                "update the driver to R535 (CUDA 12.2) or newer",
-            )
-        })?;
+        let module = load_ptx(&self.context, file, ptx)?;
         modules.insert(file, module.clone());
         Ok(module)
     }

@@ -33,7 +33,7 @@ pub mod swa;
 
 #[cfg(feature = "nn")]
 pub(crate) use launch::driver_error;
-pub use launch::{Entry, Kernels, Value, ptx};
+pub use launch::{Entry, Kernels, Value, load_ptx, ptx};
 pub use probe::{DeviceInfo, ProbeError, ProbeInputs, probe};
 pub use spans::SpanTable;
 

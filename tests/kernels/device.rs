@@ -5,6 +5,7 @@ use super::common::{assert_error, random};
 use super::gpu::gpu;
 use half::bf16;
 use std::sync::OnceLock;
+use warpsmith::cuda::load_ptx;
 use warpsmith::device::{CudaOptions, Precision};
 use warpsmith::nn::{Forward, Head, Params, ParamsBuilder, ResNet50V2};
 use warpsmith::optim::{Adam, AdamConfig};
@@ -18,6 +19,7 @@ pub const CASES: &[Case] = &[
     ("device::out_of_memory_says_how_much_of_what", out_of_memory_says_how_much_of_what),
     ("device::devices_do_not_mix", devices_do_not_mix),
     ("device::ops_are_timed", ops_are_timed),
+    ("device::ptx_that_is_refused_comes_with_the_compilers_words", refused_ptx),
     #[cfg(feature = "train")]
     ("device::batches_are_those_of_the_cpu", batches_are_those_of_the_cpu),
     ("device::a_network_follows_the_cpu_in_f32", || follows_the_cpu(Precision::F32)),
@@ -135,6 +137,15 @@ fn devices_do_not_mix() {
     assert_error(ops::add(&on(&cuda, DType::F32), &on(&cpu, DType::F32)), &["add: expected `b` on the device of `a`"]);
     assert_error(ops::relu(&on(&cpu, DType::Bf16)), &["`x` of f32", "bf16 computes on CUDA devices only"]);
     assert_error(ops::add(&on(&cuda, DType::Bf16), &on(&cuda, DType::F32)), &["`b` of bf16, as `a`"]);
+}
+
+fn refused_ptx() {
+    let context = gpu().kernels.context();
+    let broken =
+        ".version 8.2\n.target sm_80\n.address_size 64\n.visible .entry f()\n{\n  frobnicate.u32 %r1;\n  ret;\n}\n";
+    let parts = ["device cuda:0: the driver could not load the kernels of `broken`", "frobnicate", "update the driver"];
+    assert_error(load_ptx(context, "broken", broken).map(|_| ()), &parts);
+    assert!(load_ptx(context, "whole", &broken.replace("  frobnicate.u32 %r1;\n", "")).is_ok());
 }
 
 fn ops_are_timed() {
