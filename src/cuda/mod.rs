@@ -8,6 +8,8 @@
 //! cudarc buffers and views that check what the kernel requires and queue it on a stream, named last. What a function
 //! computes is said once, at its host twin in [`cpu`](crate::cpu).
 //!
+//! Memory that another library has allocated on the device is passed as [`Raw`].
+//!
 //! Buffers of bf16 are `CudaSlice<half::bf16>`; to allocate them with cudarc's functions enable its feature `f16`.
 
 pub mod adam;
@@ -24,6 +26,7 @@ mod launch;
 pub mod linear;
 pub mod pool2d;
 pub mod probe;
+mod raw;
 mod rows;
 pub mod sgd;
 pub mod softmax_kl;
@@ -35,6 +38,7 @@ pub mod swa;
 pub(crate) use launch::driver_error;
 pub use launch::{Entry, Kernels, Value, load_ptx, ptx};
 pub use probe::{DeviceInfo, ProbeError, ProbeInputs, probe};
+pub use raw::Raw;
 pub use spans::SpanTable;
 
 /// Every kernel that a launcher knows.

@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     ("elementwise::bf16_is_the_rounded_float", bf16_is_the_rounded_float),
     ("elementwise::normalization_equals_the_cpu", normalization_equals_the_cpu),
     ("elementwise::factors_and_sums_stay_on_the_device", factors_and_sums_stay_on_the_device),
+    ("elementwise::foreign_buffers_and_streams", foreign_buffers_and_streams),
     ("elementwise::wrong_lengths_are_errors", wrong_lengths_are_errors),
     ("elementwise::nothing_is_nothing", nothing_is_nothing),
 ];
@@ -68,6 +69,29 @@ fn factors_and_sums_stay_on_the_device() {
     super::common::assert_error(cuda::sum(&gpu.kernels, &one, &mut two, s), &["sum", "1 elements in `y`, got 2"]);
     let result = cuda::fill_from(&gpu.kernels, &pair, &mut two, s);
     super::common::assert_error(result, &["fill_from", "1 elements in `value`, got 2"]);
+}
+
+/// Addresses of another allocator and a stream that another library has made.
+fn foreign_buffers_and_streams() {
+    use cudarc::driver::{DevicePtr, DevicePtrMut};
+    use warpsmith::cuda::Raw;
+    let gpu = gpu();
+    let made_elsewhere = gpu.kernels.context().new_stream().unwrap();
+    // SAFETY: the stream lives until the end of this function.
+    let stream = unsafe { gpu.kernels.context().wrap_borrowed_stream(made_elsewhere.cu_stream()) };
+    let x = numbers(1000, 3);
+    let (dx, mut dy) = (gpu.put(&x), gpu.put(&[7.0f32; 1000]));
+    gpu.stream.synchronize().unwrap();
+    {
+        let (from, to) = (dx.device_ptr(&gpu.stream).0, dy.device_ptr_mut(&gpu.stream).0);
+        // SAFETY: both buffers hold 1000 floats and live on; the stream is synchronised before anybody else uses them.
+        let (from, mut to) = unsafe { (Raw::<f32>::new(from, 1000, &stream), Raw::<f32>::new(to, 1000, &stream)) };
+        cuda::relu(&gpu.kernels, &from, &mut to, &stream).unwrap();
+        stream.synchronize().unwrap();
+    }
+    let mut want = vec![0.0; 1000];
+    cpu::relu(&x, &mut want).unwrap();
+    assert_bits(&gpu.get(&dy), &want, "relu");
 }
 
 fn floats_equal_the_cpu() {
