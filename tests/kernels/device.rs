@@ -23,6 +23,10 @@ pub const CASES: &[Case] = &[
     #[cfg(feature = "train")]
     ("device::batches_are_those_of_the_cpu", batches_are_those_of_the_cpu),
     ("device::a_network_follows_the_cpu_in_f32", || follows_the_cpu(Precision::F32)),
+];
+
+/// Tests that take long on the emulator, for `--include-ignored`.
+pub const LONG_CASES: &[Case] = &[
     ("device::a_network_follows_the_cpu_in_tf32", || follows_the_cpu(Precision::Tf32)),
     ("device::a_network_follows_the_cpu_in_bf16", || follows_the_cpu(Precision::Bf16)),
 ];

@@ -50,12 +50,15 @@ fn main() -> ExitCode {
         device::CASES,
     ]
     .concat();
-    let trials = cases.iter().map(|&(name, case)| {
-        Trial::test(name, move || {
+    let trial = |&(name, case): &Case, is_long: bool| {
+        let run = move || {
             case();
             Ok(())
-        })
-    });
+        };
+        Trial::test(name, run).with_ignored_flag(is_long)
+    };
+    let trials = cases.iter().map(|case| trial(case, false));
+    let trials = trials.chain(device::LONG_CASES.iter().map(|case| trial(case, true)));
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     // A part of the tests launches a part of the kernels.
     let whole = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list && !arguments.ignored;
