@@ -34,7 +34,8 @@ fn check(op: &'static str, logits: &Tensor, labels: &Tensor) -> Result<[usize; 2
 /// `(softmax(z) - onehot(label)) / n`.
 ///
 /// # Errors
-/// When shapes or types do not fit or a label is out of range.
+/// When shapes or types do not fit, or a label is out of range; a CUDA device, which is not waited for, makes the loss NaN
+/// instead.
 ///
 /// # Determinism
 /// Bit-equal for any number of threads.

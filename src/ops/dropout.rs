@@ -1,7 +1,6 @@
 #[cfg(feature = "cuda")]
 use super::with_float;
 use super::{check_floats, on_device};
-use crate::Result;
 use crate::autograd::Var;
 #[cfg(feature = "cpu")]
 use crate::cpu;
@@ -11,6 +10,7 @@ use crate::cuda;
 use crate::device::Scratch;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 /// Dropout: keeps each element with probability `1 - rate` and multiplies it by `1 / (1 - rate)`.
 ///
@@ -49,6 +49,10 @@ pub fn dropout(x: &Var, rate: f32, stream: Stream, indices: &[u32]) -> Result<Va
 }
 
 fn masked(x: &Tensor, rate: f32, stream: Stream, indices: &[u32]) -> Result<Tensor> {
+    if !(0.0..1.0).contains(&rate) {
+        let hint = "the rate is the share of values that become 0";
+        return Err(Error::argument("dropout", "a rate in [0, 1)", rate, hint));
+    }
     let device = x.device();
     let y = Tensor::empty(device, x.shape(), x.dtype())?;
     on_device!(

@@ -279,6 +279,14 @@ pub fn cast(x: &Var, dtype: DType) -> Result<Var> {
 }
 
 fn cast_tensor(x: &Tensor, dtype: DType) -> Result<Tensor> {
+    if !matches!((x.dtype(), dtype), (DType::F32 | DType::Bf16, DType::F32 | DType::Bf16)) && x.dtype() != dtype {
+        return Err(Error::tensor(
+            "cast",
+            "f32 and bf16",
+            format_args!("{} to {dtype}", x.dtype()),
+            "other conversions do not exist",
+        ));
+    }
     let y = Tensor::empty(x.device(), x.shape(), dtype)?;
     cast_into(x, &y)?;
     Ok(y)
@@ -303,15 +311,7 @@ pub(crate) fn cast_into(x: &Tensor, y: &Tensor) -> Result<()> {
                 cuda::elementwise::bf16_to_f32(gpu.kernels(), &x, &mut y, gpu.stream())
             },
         )?,
-        (from, to) if from == to => y.copy_from(x)?,
-        (from, to) => {
-            return Err(Error::tensor(
-                "cast",
-                "f32 and bf16",
-                format_args!("{from} to {to}"),
-                "other conversions do not exist",
-            ));
-        }
+        _ => y.copy_from(x)?,
     }
     Ok(())
 }

@@ -59,7 +59,7 @@ impl<S: bytemuck::Pod> OnGpu<S> {
         let Some(gpu) = params.device().gpu() else { return Ok(None) };
         let (values, gradients) = (params.values().elems(), params.gradients().elems());
         let spans = SpanTable::new(&params.spans(), values, gradients, gpu.stream())?;
-        Ok(Some(OnGpu { spans, step: Scratch::new(params.device(), 1)? }))
+        Ok(Some(OnGpu { spans, step: Scratch::zeros(params.device(), 1)? }))
     }
 
     /// Sets the values of the step that is queued next.
