@@ -384,6 +384,7 @@ fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
                 together: 0,
                 pairs: None,
                 released: None,
+                released_wide: None,
                 turn: 0,
                 idle: (0, 1),
                 spinning: false,
@@ -479,6 +480,7 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
         warp.pairs = None;
         warp.clock[warp.id as usize] = 1;
         warp.released = None;
+        warp.released_wide = None;
         warp.turn = 0;
         warp.idle = (0, 1);
         warp.spinning = false;

@@ -161,6 +161,8 @@ pub struct Warp {
     pub pairs: Option<Box<[[u32; LANES]; LANES]>>,
     /// The clock at the last fence.
     pub released: Option<Clock>,
+    /// The clock at the last fence that reached other blocks.
+    pub released_wide: Option<Clock>,
     /// Group that ran last.
     pub turn: usize,
     /// Turns without progress, and the number at which to look for an endless loop.
@@ -205,6 +207,8 @@ pub struct Barrier {
     pub clock: Clock,
     /// Joined clocks of their last fences.
     pub released: Clock,
+    /// Joined clocks of their last fences that reached other blocks.
+    pub released_wide: Clock,
 }
 
 /// One running block.
@@ -217,7 +221,7 @@ pub struct Block {
     pub shared: Private,
     /// Race records of shared memory, three per word.
     pub shared_race: Vec<u64>,
-    /// Clocks published at shared addresses.
+    /// Clocks published to the block at shared addresses, and at global ones (`race::global`).
     pub published: HashMap<u64, Clock>,
     /// What this block knows of others.
     pub seen: Seen,
@@ -274,7 +278,7 @@ pub struct Cx<'a> {
     pub last: Vec<u64>,
     /// No other worker runs blocks of this launch.
     pub alone: bool,
-    /// Clocks published at global addresses.
+    /// Clocks published to all blocks at global addresses.
     pub published: HashMap<u64, Seen>,
     /// Findings so far, by operation and class.
     pub findings: BTreeMap<(usize, Kind), (u64, Finding)>,
@@ -658,9 +662,9 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
                 }
                 continue;
             }
-            Op::Fence { .. } => {
+            Op::Fence { wide } => {
                 if cx.checks.races {
-                    race::fence(warp);
+                    race::fence(warp, *wide);
                 }
             }
             Op::Brx { index, table, join } => {

@@ -293,6 +293,9 @@ pub fn bar(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize, pc: us
     if let Some(fenced) = &warp.released {
         race::join(&mut barrier.released, fenced);
     }
+    if let Some(fenced) = &warp.released_wide {
+        race::join(&mut barrier.released_wide, fenced);
+    }
     race::tick(warp);
     if !b.arrive {
         if m != warp.live {
@@ -434,6 +437,9 @@ pub fn wake(cx: &mut Cx, block: &Block, warps: &mut [Warp], barrier: &Barrier) {
         // What all threads wrote before their own fences may be published by one of them behind the barrier.
         if barrier.released != [0; 32] {
             race::join(warp.released.get_or_insert([0; 32]), &barrier.released);
+        }
+        if barrier.released_wide != [0; 32] {
+            race::join(warp.released_wide.get_or_insert([0; 32]), &barrier.released_wide);
         }
         let Op::Bar(i) = cx.kernel.code[pc].op else { continue };
         match cx.kernel.bars[i as usize].red {

@@ -223,3 +223,42 @@ fn lanes_in_both_branches_meet() {
     assert_finding(&done, Kind::Deadlock, &["lanes 0x0000ffff waits for lanes 0xffff0000 of its warp"]);
     r.clean("two_places_two_modes", 1, 32, &[Arg::Ptr(px), Arg::Ptr(y), Arg::I32(32)]);
 }
+
+/// What a fence, an atomic, a release or an acquire orders lies within its scope.
+#[test]
+fn scopes_end_at_the_block() {
+    let r = Rig::new(PATTERNS);
+    let out = r.empty::<i32>(1);
+    let run = |name: &str, from: i32| {
+        let (data, flag) = (r.empty::<i32>(1), r.put(&[0i32]));
+        let done = r.run(name, 2, 64, &[Arg::Ptr(data), Arg::Ptr(flag), Arg::Ptr(out), Arg::I32(from)]);
+        assert_eq!(r.get::<i32>(out, 1), [42], "{name}");
+        done
+    };
+    for (name, across) in [
+        ("hand_over_device", true),
+        ("hand_over_fence", false),
+        ("hand_over_atomic", false),
+        ("release_device", true),
+        ("release_block", false),
+    ] {
+        assert_clean(name, &run(name, 0));
+        let done = run(name, 1);
+        if across {
+            assert_clean(name, &done);
+        } else {
+            let words = "the word was written by block 0 (warp 0, lane 0), and blocks of a launch are unordered";
+            assert_finding(&done, Kind::GlobalRace, &["read after write", words]);
+        }
+    }
+    let count = |name: &str, blocks: u32| {
+        let n = r.put(&[0i32]);
+        let done = r.run(name, blocks, 64, &[Arg::Ptr(n)]);
+        assert_eq!(r.get::<i32>(n, 1), [64 * blocks as i32]);
+        done
+    };
+    assert_clean("count_device", &count("count_device", 3));
+    assert_clean("count_block", &count("count_block", 1));
+    let words = "the word was written atomically, but only for its own block, by block 0 (warp 1, lane 31)";
+    assert_finding(&count("count_block", 3), Kind::GlobalRace, &["write after write", words]);
+}
