@@ -241,7 +241,9 @@ extern "C" __global__ void atomics(unsigned* u, int* s, unsigned long long* w, f
     atomicAdd(f, 0.5f); atomicExch(f + 1, 3.f); atomicAdd(d, 0.25); atomicAdd(h, __float2half(1.f));
     atomicAdd(h2, __floats2half2_rn(1.f, 2.f)); atomicAdd(b, __float2bfloat16(1.f)); atomicAdd(b2, __floats2bfloat162_rn(1.f, 2.f));
     atomicCAS(us, (unsigned short)0, (unsigned short)7);
-    atomicAdd_block(u + 11, 1u); atomicAdd_system(u + 12, 1u); atomicMax_block(u + 13, t); atomicCAS_system(u + 14, 0u, 1u);
+    atomicAdd_system(u + 12, 1u); atomicCAS_system(u + 14, 0u, 1u);
+    // Within a block only: each block has words of its own.
+    atomicAdd_block(u + 18 + 2 * blockIdx.x, 1u); atomicMax_block(u + 19 + 2 * blockIdx.x, t);
     atomicAdd(&su, 1u); atomicAdd(&sf, 1.f); atomicMax(&sw, (unsigned long long)t); atomicAdd(&sd, 1.0); atomicCAS(&sw, 1ull, 2ull);
     unsigned old = atomicInc(&su, 1000u);
     __syncthreads();

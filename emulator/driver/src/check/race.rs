@@ -1,6 +1,7 @@
 //! Races. Every 4-byte word of global and shared memory remembers its last writer and two readers: launch, block, warp,
 //! lane, and the logical time of that warp. Warps keep vector clocks that barriers join, so an access is ordered after
-//! another exactly when a barrier, or a fence followed by an atomic, lies between them. Lanes of one warp are ordered by
+//! another exactly when a barrier, or a fence followed by an atomic, lies between them; between blocks both must reach
+//! further than `.cta`. Lanes of one warp are ordered by
 //! barriers and by `__syncwarp`, of which one with a part of the warp orders that part. Words written by several
 //! threads byte by byte keep only the last of them: some races among bytes of one word go unseen, none is invented.
 //! The records of earlier launches stay, and tell of those in other streams that nothing orders before this one.
@@ -14,7 +15,7 @@ use crate::check::arena::Arena;
 use crate::check::finding::Kind;
 use crate::check::order::{self, Act, Foreign, Operation};
 use crate::exec::memory::{Intent, Request};
-use crate::exec::op::Access;
+use crate::exec::op::{Access, Strength};
 use crate::exec::regs::{LANES, lanes};
 use crate::exec::run::{Block, Cx, Warp};
 use crate::ptx::ast::Space;
@@ -27,14 +28,14 @@ pub type Seen = Arc<HashMap<u32, Clock>>;
 
 const CLOCK_BITS: u32 = 17;
 /// Blocks beyond this number are not tracked.
-pub const MAX_BLOCKS: u64 = 1 << 20;
+pub const MAX_BLOCKS: u64 = 1 << 19;
 /// Launches before the records must be forgotten.
 pub const MAX_LAUNCH: u32 = 1 << 12;
 
 /// Parts of a packed record.
 const LAUNCH: u64 = 0xfff << 52;
-const THREAD: u64 = 0xf_ffff << 32 | 0x3ff << 22;
-const LANE: u64 = 31 << 22;
+const THREAD: u64 = 0x7_ffff << 33 | 0x3ff << 23;
+const LANE: u64 = 31 << 23;
 const BYTES: u64 = 15;
 
 #[derive(Clone, Copy)]
@@ -44,7 +45,7 @@ struct Record {
     warp: u32,
     lane: u32,
     clock: u32,
-    strong: bool,
+    strong: Strength,
     bytes: u32,
 }
 
@@ -52,11 +53,11 @@ impl Record {
     /// Records of shared memory live no longer than their launch: they need no number of it, and their clock has the room.
     fn pack(self, shared: bool) -> u64 {
         u64::from(if shared { self.clock >> CLOCK_BITS } else { self.launch }) << 52
-            | u64::from(self.block) << 32
-            | u64::from(self.warp) << 27
-            | u64::from(self.lane) << 22
-            | u64::from(self.clock & ((1 << CLOCK_BITS) - 1)) << 5
-            | u64::from(self.strong) << 4
+            | u64::from(self.block) << 33
+            | u64::from(self.warp) << 28
+            | u64::from(self.lane) << 23
+            | u64::from(self.clock & ((1 << CLOCK_BITS) - 1)) << 6
+            | (self.strong as u64) << 4
             | u64::from(self.bytes)
     }
 
@@ -64,14 +65,19 @@ impl Record {
         let high = (v >> 52) as u32;
         Record {
             launch: if shared { 0 } else { high },
-            block: (v >> 32) as u32 & 0xf_ffff,
-            warp: (v >> 27) as u32 & 31,
-            lane: (v >> 22) as u32 & 31,
-            clock: (v >> 5) as u32 & ((1 << CLOCK_BITS) - 1) | if shared { high << CLOCK_BITS } else { 0 },
-            strong: v >> 4 & 1 == 1,
+            block: (v >> 33) as u32 & 0x7_ffff,
+            warp: (v >> 28) as u32 & 31,
+            lane: (v >> 23) as u32 & 31,
+            clock: (v >> 6) as u32 & ((1 << CLOCK_BITS) - 1) | if shared { high << CLOCK_BITS } else { 0 },
+            strong: [Strength::Weak, Strength::Block, Strength::Device, Strength::Device][(v >> 4) as usize & 3],
             bytes: v as u32 & 15,
         }
     }
+}
+
+/// Whether two accesses are of the kind that may meet ("morally strong").
+fn both_strong(old: &Record, strong: Strength, same_block: bool) -> bool {
+    old.strong.min(strong) >= if same_block { Strength::Block } else { Strength::Device }
 }
 
 /// Whether the access in `old` comes before what any lane of this warp does now.
@@ -92,7 +98,7 @@ fn paired(warp: &Warp, lane: usize, old: &Record) -> bool {
 
 /// Checks and records one request.
 #[inline(never)]
-pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Request, intent: Intent, strong: bool) {
+pub fn access(cx: &mut Cx, block: &mut Block, warp: &Warp, pc: usize, r: &Request, intent: Intent, strong: Strength) {
     // First all lanes are checked, then all are recorded: lanes of one instruction do not race with each other. What raced
     // is recorded too: the next thread may race with it at another place.
     compare(cx, block, warp, pc, r, intent, strong, None);
@@ -119,7 +125,7 @@ pub fn compare(
     pc: usize,
     r: &Request,
     intent: Intent,
-    strong: bool,
+    strong: Strength,
     stored: Option<&Access>,
 ) {
     let Some(base) = records(cx, block, r) else { return };
@@ -136,7 +142,7 @@ pub fn compare(
 
 /// Records a request.
 #[inline(never)]
-pub fn note(cx: &Cx, block: &mut Block, warp: &Warp, r: &Request, writes: bool, strong: bool) {
+pub fn note(cx: &Cx, block: &mut Block, warp: &Warp, r: &Request, writes: bool, strong: Strength) {
     let Some(base) = records(cx, block, r) else { return };
     let me = Record {
         launch: cx.launch_tag,
@@ -240,7 +246,7 @@ fn check<const SLOTS: usize>(
     pc: usize,
     r: &Request,
     intent: Intent,
-    strong: bool,
+    strong: Strength,
     stored: Option<&Access>,
     base: *mut u64,
 ) {
@@ -261,7 +267,7 @@ fn check<const SLOTS: usize>(
                 let old = Record::unpack(raw, shared);
                 if !shared && old.launch != cx.launch_tag {
                     let overlap = old.bytes & byte_mask(r, lane);
-                    match cx.foreign.filter(|f| f.launch(old.launch) && !(old.strong && strong)) {
+                    match cx.foreign.filter(|f| f.launch(old.launch) && !both_strong(&old, strong, false)) {
                         None => harmless[i] = raw & !LANE,
                         Some(_) if overlap == 0 => {}
                         Some(f) => {
@@ -274,13 +280,13 @@ fn check<const SLOTS: usize>(
                     continue;
                 }
                 let same_launch = !shared || old.block == block.number;
-                let before = (old.strong && strong) || ordered(block, warp, &old);
+                let same_block = old.block == block.number;
+                let before = both_strong(&old, strong, same_block) || ordered(block, warp, &old);
                 if !same_launch || (before && intent != Intent::ReadOnly) {
                     harmless[i] = raw & !LANE;
                     continue;
                 }
                 let same_thread = (old.block, old.warp, old.lane) == (block.number, warp.id, lane as u32);
-                let same_block = old.block == block.number;
                 if old.bytes & byte_mask(r, lane) == 0 {
                     continue;
                 }
@@ -293,8 +299,8 @@ fn check<const SLOTS: usize>(
                 // Whoever of two writers of one value comes last: the value stays.
                 let overlap = old.bytes & byte_mask(r, lane);
                 if i == 0
-                    && !strong
-                    && !old.strong
+                    && strong == Strength::Weak
+                    && old.strong == Strength::Weak
                     && stored.is_some_and(|a| same_value(warp, a, r, lane, word, overlap))
                 {
                     continue;
@@ -389,7 +395,11 @@ fn conflict(
         _ => "write after read",
     };
     let verb = if old_wrote { "written" } else { "read" };
-    let atomic = if old.strong { " atomically" } else { "" };
+    let atomic = match old.strong {
+        Strength::Weak => "",
+        Strength::Block if old.block != block.number => " atomically, but only for its own block,",
+        _ => " atomically",
+    };
     let (who, remedy) = if old.block != block.number {
         (
             format!("block {} (warp {}, lane {})", old.block, old.warp, old.lane),
@@ -408,9 +418,12 @@ fn conflict(
     cx.report(block, warp, pc, lane, kind, message);
 }
 
-/// A fence: what the warp knows now is what its next atomic may publish.
-pub fn fence(warp: &mut Warp) {
+/// A fence: what the warp knows now is what its next atomic may publish, to other blocks only if the fence is `wide`.
+pub fn fence(warp: &mut Warp, wide: bool) {
     warp.released = Some(warp.clock);
+    if wide {
+        warp.released_wide = Some(warp.clock);
+    }
     tick(warp);
 }
 
@@ -455,33 +468,37 @@ pub fn join(into: &mut Clock, from: &Clock) {
     }
 }
 
+/// The place of a global address among those of a block.
+fn global(at: u64) -> u64 {
+    at | 1 << 63
+}
+
 /// An atomic takes over what was published at its address, and publishes what a fence before it covered.
-pub fn synchronise(cx: &mut Cx, block: &mut Block, warp: &mut Warp, r: &Request, release: bool) {
+pub fn synchronise(cx: &mut Cx, block: &mut Block, warp: &mut Warp, r: &Request, strong: Strength, release: bool) {
     if release {
-        fence(warp);
+        fence(warp, strong == Strength::Device);
     }
     for lane in lanes(r.mask) {
         let at = r.at[lane];
-        if r.space == Space::Shared {
-            let place = block.published.entry(at).or_insert([0; 32]);
+        let key = if r.space == Space::Shared { at } else { global(at) };
+        if let Some(place) = block.published.get(&key) {
             learn(warp, place);
-            if let Some(c) = &warp.released {
-                join(place, c);
-            }
-            continue;
-        }
-        if let Some(known) = cx.published.get(&at) {
-            if let Some(c) = known.get(&block.number) {
-                learn(warp, c);
-            }
-            if !Arc::ptr_eq(known, &block.seen) {
-                let seen = Arc::make_mut(&mut block.seen);
-                for (&b, c) in known.iter() {
-                    join(seen.entry(b).or_insert([0; 32]), c);
-                }
-            }
         }
         if let Some(c) = &warp.released {
+            join(block.published.entry(key).or_insert([0; 32]), c);
+        }
+        if r.space == Space::Shared || strong != Strength::Device {
+            continue;
+        }
+        if let Some(known) = cx.published.get(&at)
+            && !Arc::ptr_eq(known, &block.seen)
+        {
+            let seen = Arc::make_mut(&mut block.seen);
+            for (&b, c) in known.iter() {
+                join(seen.entry(b).or_insert([0; 32]), c);
+            }
+        }
+        if let Some(c) = &warp.released_wide {
             let place = Arc::make_mut(cx.published.entry(at).or_default());
             join(place.entry(block.number).or_insert([0; 32]), c);
             for (&b, c) in block.seen.iter() {
@@ -497,7 +514,7 @@ mod tests {
     use crate::check::order::{Clock, History};
 
     fn reader(launch: u32, block: u32) -> u64 {
-        Record { launch, block, warp: 0, lane: 0, clock: 1, strong: false, bytes: 15 }.pack(false)
+        Record { launch, block, warp: 0, lane: 0, clock: 1, strong: Strength::Weak, bytes: 15 }.pack(false)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! destination holds a poison pattern and is marked pending, so that a missing wait cannot go unnoticed.
 
 use super::memory::{self, Intent};
-use super::op::{CpAsync, NONE};
+use super::op::{CpAsync, NONE, Strength};
 use super::regs::*;
 use super::run::{Block, Cx, Queue, Stop, Warp};
 use crate::check::arena::{LIVE, PENDING, READY};
@@ -82,7 +82,7 @@ pub fn issue(cx: &mut Cx, block: &mut Block, warp: &mut Warp, c: &CpAsync, pc: u
         memory::check(cx, block, warp, pc, part, Intent::CopyRead, u32::MAX)?;
         memory::count(cx, pc, part, false);
         if cx.checks.races {
-            race::access(cx, block, warp, pc, part, Intent::CopyRead, false);
+            race::access(cx, block, warp, pc, part, Intent::CopyRead, Strength::Weak);
         }
     }
     for lane in lanes(mask & !whole) {
@@ -96,7 +96,7 @@ pub fn issue(cx: &mut Cx, block: &mut Block, warp: &mut Warp, c: &CpAsync, pc: u
     }
     memory::count(cx, pc, &to, true);
     if cx.checks.races {
-        race::access(cx, block, warp, pc, &to, Intent::CopyWrite, false);
+        race::access(cx, block, warp, pc, &to, Intent::CopyWrite, Strength::Weak);
     }
     warp.copies.open.reserve(LANES);
     for lane in lanes(mask) {

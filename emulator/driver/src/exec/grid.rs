@@ -384,6 +384,7 @@ fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
                 together: 0,
                 pairs: None,
                 released: None,
+                released_wide: None,
                 turn: 0,
                 idle: (0, 1),
                 spinning: false,
@@ -479,6 +480,7 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
         warp.pairs = None;
         warp.clock[warp.id as usize] = 1;
         warp.released = None;
+        warp.released_wide = None;
         warp.turn = 0;
         warp.idle = (0, 1);
         warp.spinning = false;
@@ -490,16 +492,14 @@ fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
 }
 
 /// The next group of a warp that can run, after the one that ran last.
-fn ready(warp: &Warp) -> Option<usize> {
+fn ready(code: &[Inst], warp: &Warp) -> Option<usize> {
     let n = warp.groups.len();
     (1..=n).map(|i| (warp.turn + i) % n).find(|&i| match warp.groups[i].state {
         State::Ready => true,
         State::Sync(want) => {
             // Those it waits for may have come, or left, since.
-            let g = &warp.groups[i];
-            let here =
-                warp.groups.iter().filter(|o| o.pc == g.pc && o.state == State::Sync(want)).fold(0, |m, o| m | o.mask);
-            want & warp.live & !here == 0
+            let partners = warp_ops::partners(code, warp, warp.groups[i].pc as usize, want);
+            partners.fold(want & warp.live, |left, i| left & !warp.groups[i].mask) == 0
         }
         _ => false,
     })
@@ -527,7 +527,7 @@ fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
         // A warp keeps its turn until its quantum is spent or no group of it can go on.
         loop {
             let warp = &mut warps[w];
-            let Some(group) = ready(warp) else { break };
+            let Some(group) = ready(&cx.kernel.code, warp) else { break };
             warp.turn = group;
             warp.groups[group].state = State::Ready;
             let before = std::mem::replace(&mut cx.progress, false);

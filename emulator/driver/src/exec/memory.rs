@@ -1,6 +1,6 @@
 //! Loads, stores and atomics of a warp: addresses to bytes, with every byte checked and every sector counted.
 
-use super::op::{Access, Atomic, Kernel, NONE, Rmw, SharedVar};
+use super::op::{Access, Atomic, Kernel, NONE, Rmw, SharedVar, Strength};
 use super::regs::*;
 use super::run::{Block, Cx, Stop, Warp};
 use super::slow::{Kind as LaneKind, Spec};
@@ -904,8 +904,8 @@ pub fn ld(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
         if cx.checks.races {
             let intent = if a.readonly { Intent::ReadOnly } else { Intent::Read };
             race::access(cx, block, warp, pc, &r, intent, a.strong);
-            if a.strong {
-                race::synchronise(cx, block, warp, &r, false);
+            if a.strong != Strength::Weak {
+                race::synchronise(cx, block, warp, &r, a.strong, false);
             }
         }
         for (e, &dst) in a.regs.iter().enumerate() {
@@ -995,11 +995,11 @@ pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
         }
         check(cx, block, warp, pc, &r, Intent::Write, u32::MAX)?;
         count(cx, pc, &r, true);
-        if cx.checks.races && a.strong {
-            race::access(cx, block, warp, pc, &r, Intent::Write, true);
-            race::synchronise(cx, block, warp, &r, a.release);
+        if cx.checks.races && a.strong != Strength::Weak {
+            race::access(cx, block, warp, pc, &r, Intent::Write, a.strong);
+            race::synchronise(cx, block, warp, &r, a.strong, a.release);
         } else if cx.checks.races {
-            race::compare(cx, block, warp, pc, &r, Intent::Write, false, Some(a));
+            race::compare(cx, block, warp, pc, &r, Intent::Write, Strength::Weak, Some(a));
             if !r.dense {
                 clash(cx, block, warp, a, pc, &r);
             }
@@ -1009,8 +1009,8 @@ pub fn st(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Access, pc: usize
             unsafe { write_row(&warp.regs, &r, e as u32, a.elem, src) }
         }
         mark_written(&r);
-        if cx.checks.races && !a.strong {
-            race::note(cx, block, warp, &r, true, false);
+        if cx.checks.races && a.strong == Strength::Weak {
+            race::note(cx, block, warp, &r, true, Strength::Weak);
         }
     }
     cx.progress = true;
@@ -1036,7 +1036,7 @@ pub fn load(
         check(cx, block, warp, pc, &r, Intent::Read, u32::MAX)?;
         count(cx, pc, &r, false);
         if cx.checks.races {
-            race::access(cx, block, warp, pc, &r, Intent::Read, false);
+            race::access(cx, block, warp, pc, &r, Intent::Read, Strength::Weak);
         }
         // SAFETY: `check` accepted the request.
         unsafe { read_row(&mut warp.regs, &r, 0, bytes, false, dst) }
@@ -1063,7 +1063,7 @@ pub fn store(
         check(cx, block, warp, pc, &r, Intent::Write, u32::MAX)?;
         count(cx, pc, &r, true);
         if cx.checks.races {
-            race::access(cx, block, warp, pc, &r, Intent::Write, false);
+            race::access(cx, block, warp, pc, &r, Intent::Write, Strength::Weak);
         }
         // SAFETY: `check` accepted the request.
         unsafe { write_row(&warp.regs, &r, 0, bytes, src) }
@@ -1137,8 +1137,8 @@ pub fn atom(cx: &mut Cx, block: &mut Block, warp: &mut Warp, a: &Atomic, pc: usi
             // A compare-and-swap counts as a read: the loops around it start from a plain read (as in the programming
             // guide), which the swap itself validates. Plain writes still conflict with it.
             let intent = if a.rmw == Rmw::Cas { Intent::Read } else { Intent::Atomic };
-            race::access(cx, block, warp, pc, &r, intent, true);
-            race::synchronise(cx, block, warp, &r, a.release);
+            race::access(cx, block, warp, pc, &r, intent, a.strong);
+            race::synchronise(cx, block, warp, &r, a.strong, a.release);
         }
         // Atomic f32 sums flush subnormals in global memory and keep them in shared memory.
         let ftz = a.ty == Ty::F32 && r.space == Space::Global;

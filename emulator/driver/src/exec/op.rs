@@ -78,6 +78,17 @@ pub enum Rmw {
     Popc,
 }
 
+/// How far an access takes part in synchronisation rather than in races ("strong" in the memory model, with its scope).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Strength {
+    /// Not at all.
+    Weak,
+    /// Among the threads of one block: `.cta`, and `.cluster` where every cluster is a block.
+    Block,
+    /// Among all blocks.
+    Device,
+}
+
 /// A load or store.
 #[derive(Debug, Clone)]
 pub struct Access {
@@ -96,7 +107,7 @@ pub struct Access {
     /// Bytes of the vector that the program uses (`.pragma "used_bytes_mask"`).
     pub used: u32,
     /// `.volatile`, `.relaxed`, `.acquire`, `.release`: takes part in synchronisation rather than in races.
-    pub strong: bool,
+    pub strong: Strength,
     /// `.release`: publishes what the thread wrote before, without a fence of its own.
     pub release: bool,
     /// `.nc`: through a cache that does not see what the kernel writes.
@@ -133,6 +144,8 @@ pub struct Atomic {
     pub b: Row,
     /// Second operand of `cas`.
     pub c: Row,
+    /// How far it is atomic.
+    pub strong: Strength,
     /// `.release` or `.acq_rel`: publishes what the thread wrote before, without a fence of its own.
     pub release: bool,
 }

@@ -161,6 +161,8 @@ pub struct Warp {
     pub pairs: Option<Box<[[u32; LANES]; LANES]>>,
     /// The clock at the last fence.
     pub released: Option<Clock>,
+    /// The clock at the last fence that reached other blocks.
+    pub released_wide: Option<Clock>,
     /// Group that ran last.
     pub turn: usize,
     /// Turns without progress, and the number at which to look for an endless loop.
@@ -205,6 +207,8 @@ pub struct Barrier {
     pub clock: Clock,
     /// Joined clocks of their last fences.
     pub released: Clock,
+    /// Joined clocks of their last fences that reached other blocks.
+    pub released_wide: Clock,
 }
 
 /// One running block.
@@ -217,7 +221,7 @@ pub struct Block {
     pub shared: Private,
     /// Race records of shared memory, three per word.
     pub shared_race: Vec<u64>,
-    /// Clocks published at shared addresses.
+    /// Clocks published to the block at shared addresses, and at global ones (`race::global`).
     pub published: HashMap<u64, Clock>,
     /// What this block knows of others.
     pub seen: Seen,
@@ -274,7 +278,7 @@ pub struct Cx<'a> {
     pub last: Vec<u64>,
     /// No other worker runs blocks of this launch.
     pub alone: bool,
-    /// Clocks published at global addresses.
+    /// Clocks published to all blocks at global addresses.
     pub published: HashMap<u64, Seen>,
     /// Findings so far, by operation and class.
     pub findings: BTreeMap<(usize, Kind), (u64, Finding)>,
@@ -443,62 +447,6 @@ unsafe fn run_avx512(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usi
 #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt,lzcnt")]
 unsafe fn run_avx2(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
     run(cx, block, warp, group)
-}
-
-/// Whether lanes other than those of `mask` must come to a `.sync` operation with member mask `want` first.
-fn sync_ready(
-    cx: &mut Cx,
-    block: &Block,
-    warp: &mut Warp,
-    group: usize,
-    pc: usize,
-    mask: u32,
-    want: u32,
-) -> Option<u32> {
-    if mask & !want != 0 {
-        let lane = (mask & !want).trailing_zeros() as usize;
-        let message = format!("the lane executes the operation but is not in its member mask {want:#010x}");
-        cx.report(block, warp, pc, lane, Kind::WarpMask, message);
-    }
-    // Lanes that never existed may be named: `__shfl_sync(0xffffffff, …)` in the last warp of a block of 80 threads.
-    let gone = want & !warp.live & warp.existing(block);
-    if gone != 0 {
-        let message = format!("member mask {want:#010x} names lanes that have exited ({gone:#010x})");
-        cx.report(block, warp, pc, mask.trailing_zeros() as usize & 31, Kind::WarpMask, message);
-    }
-    let need = want & warp.live & !mask;
-    if need == 0 {
-        return Some(mask);
-    }
-    // Others are elsewhere: wait for them, unless they are all here already.
-    let mut here = mask;
-    for (i, g) in warp.groups.iter().enumerate() {
-        if i != group && g.pc == pc as u32 && g.state == State::Sync(want) {
-            here |= g.mask;
-        }
-    }
-    if want & warp.live & !here != 0 {
-        warp.groups[group].state = State::Sync(want);
-        return None;
-    }
-    Some(here)
-}
-
-/// Lets the groups that waited at the same `.sync` operation with the same member mask go on behind it: those with another
-/// mask wait for lanes of their own.
-fn sync_done(warp: &mut Warp, group: usize, pc: usize, want: u32) {
-    for (i, g) in warp.groups.iter_mut().enumerate() {
-        if i != group && g.pc == pc as u32 && g.state == State::Sync(want) {
-            g.state = State::Ready;
-            g.pc += 1;
-        }
-    }
-}
-
-/// A member mask is a register; the first active lane speaks for all.
-#[inline(always)]
-fn member_mask(warp: &Warp, row: u32, mask: u32) -> u32 {
-    warp.regs.row(row)[mask.trailing_zeros() as usize & 31]
 }
 
 #[inline(always)]
@@ -688,37 +636,12 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
             Op::StMatrix(i) => check!(tensor::stmatrix(cx, block, warp, &kernel.matrices[*i as usize], at, m)),
             Op::Wmma(i) => check!(wmma::transfer(cx, block, warp, &kernel.wmmas[*i as usize], at, m)),
             Op::MovMatrix { d, a } => tensor::movmatrix(&mut warp.regs, *d, *a),
-            Op::Shfl { mask: want, .. }
-            | Op::Vote { mask: want, .. }
-            | Op::Match { mask: want, .. }
-            | Op::Redux { mask: want, .. }
-            | Op::WarpSync { mask: want } => {
-                let row = *want;
-                let want = member_mask(warp, row, m);
-                let mut part = m;
-                for lane in lanes(m) {
-                    if warp.regs.row(row)[lane] != want {
-                        part &= !(1 << lane);
-                    }
-                }
-                if part != mask {
-                    // Lanes that the guard excludes go on behind the operation; lanes with another member mask (tiles of
-                    // a warp) run it as a group of their own. They meet again where the group would have.
-                    let join = warp.groups[group].join;
-                    if mask & !m != 0 {
-                        warp.push(Group { pc: pc + 1, mask: mask & !m, join, state: State::Ready });
-                    }
-                    if m & !part != 0 {
-                        warp.push(Group { pc, mask: m & !part, join, state: State::Ready });
-                    }
-                    mask = part;
-                    warp.groups[group].mask = mask;
-                }
+            Op::Shfl { .. } | Op::Vote { .. } | Op::Match { .. } | Op::Redux { .. } | Op::WarpSync { .. } => {
                 warp.groups[group].pc = pc;
-                let Some(here) = sync_ready(cx, block, warp, group, at, part, want) else { stop!(Stop::Parked) };
-                warp_ops::collective(cx, block, warp, at, &inst.op, here);
-                if here != part {
-                    sync_done(warp, group, at, want);
+                mask = warp_ops::sync(cx, block, warp, group, at, m);
+                if mask == 0 {
+                    cx.ticks += (quantum - left) as u64;
+                    return Stop::Parked;
                 }
             }
             Op::ActiveMask { d } => {
@@ -739,9 +662,9 @@ fn run(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) -> Stop {
                 }
                 continue;
             }
-            Op::Fence { .. } => {
+            Op::Fence { wide } => {
                 if cx.checks.races {
-                    race::fence(warp);
+                    race::fence(warp, *wide);
                 }
             }
             Op::Brx { index, table, join } => {

@@ -5,7 +5,7 @@
 
 use super::float::{bf16_to_f32, f16_to_f32, f32_to_f16};
 use super::memory::{self, Intent};
-use super::op::{Matrix, Mma, MmaTy, NONE};
+use super::op::{Matrix, Mma, MmaTy, NONE, Strength};
 use super::regs::*;
 use super::run::{Block, Cx, Stop, Warp};
 use crate::check::finding::Kind;
@@ -210,7 +210,7 @@ fn rows(
 pub fn ldmatrix(cx: &mut Cx, block: &mut Block, warp: &mut Warp, op: &Matrix, pc: usize, m: u32) -> Result<(), Stop> {
     let r = rows(cx, block, warp, op, pc, m, Intent::Read)?;
     if cx.checks.races {
-        race::access(cx, block, warp, pc, &r, Intent::Read, false);
+        race::access(cx, block, warp, pc, &r, Intent::Read, Strength::Weak);
     }
     for (j, dst) in op.regs.iter().enumerate() {
         let mut tile = [[0u32; 4]; 8];
@@ -233,7 +233,7 @@ pub fn ldmatrix(cx: &mut Cx, block: &mut Block, warp: &mut Warp, op: &Matrix, pc
 pub fn stmatrix(cx: &mut Cx, block: &mut Block, warp: &mut Warp, op: &Matrix, pc: usize, m: u32) -> Result<(), Stop> {
     let r = rows(cx, block, warp, op, pc, m, Intent::Write)?;
     if cx.checks.races {
-        race::access(cx, block, warp, pc, &r, Intent::Write, false);
+        race::access(cx, block, warp, pc, &r, Intent::Write, Strength::Weak);
     }
     for (j, src) in op.regs.iter().enumerate() {
         let s = warp.regs.row(src.at);

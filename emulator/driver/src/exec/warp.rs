@@ -2,47 +2,204 @@
 
 use super::op::*;
 use super::regs::*;
-use super::run::{Barrier, Block, Cx, Partial, State, Stop, Warp};
+use super::run::{Barrier, Block, Cx, Group, Partial, State, Stop, Warp};
 use crate::check::finding::Kind;
 use crate::check::race;
 
-/// A `.sync` operation for the lanes of `here`, which are all in its member mask.
-pub fn collective(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, op: &Op, here: u32) {
+/// Operands of a `.sync` operation.
+struct Operands {
+    /// Result row and predicate.
+    d: u32,
+    p: u32,
+    /// Source rows.
+    sources: [u32; 3],
+    /// Source predicate.
+    test: Pred,
+    /// Member mask row.
+    mask: u32,
+}
+
+fn operands(op: &Op) -> Operands {
+    let test = Pred { at: NONE, not: false };
+    let none = Operands { d: NONE, p: NONE, sources: [NONE; 3], test, mask: NONE };
     match *op {
-        Op::Shfl { mode, d, p, a, b, c, .. } => shfl(cx, block, warp, pc, here, mode, [d, p, a, b, c]),
-        Op::Vote { mode, d, a, .. } => {
-            let v = warp.pred(a) & here;
-            match mode {
-                Vote::Ballot => {
-                    let row = warp.regs.row_mut(d);
-                    for lane in lanes(here) {
-                        row[lane] = v;
-                    }
-                }
-                Vote::All => warp.set_pred(d, if v == here { ALL } else { 0 }, here),
-                Vote::Any => warp.set_pred(d, if v != 0 { ALL } else { 0 }, here),
-                Vote::Uni => warp.set_pred(d, if v == 0 || v == here { ALL } else { 0 }, here),
-            }
+        Op::Shfl { d, p, a, b, c, mask, .. } => Operands { d, p, sources: [a, b, c], mask, ..none },
+        Op::Vote { d, a, mask, .. } => Operands { d, test: a, mask, ..none },
+        Op::Match { d, p, a, mask, .. } => Operands { d, p, sources: [a, NONE, NONE], mask, ..none },
+        Op::Redux { d, a, mask, .. } => Operands { d, sources: [a, NONE, NONE], mask, ..none },
+        Op::WarpSync { mask } => Operands { mask, ..none },
+        _ => none,
+    }
+}
+
+/// Whether lanes at these two operations meet, if their member masks are the same: the ISA asks for the same instruction
+/// with the same qualifiers, not for the same place (`__shfl_sync` in both branches of an `if`).
+fn alike(a: &Op, b: &Op) -> bool {
+    match (a, b) {
+        (Op::Shfl { mode: a, .. }, Op::Shfl { mode: b, .. }) => a == b,
+        (Op::Vote { mode: a, .. }, Op::Vote { mode: b, .. }) => a == b,
+        (Op::Match { all: a, wide: v, .. }, Op::Match { all: b, wide: w, .. }) => (a, v) == (b, w),
+        (Op::Redux { rmw: a, signed: v, .. }, Op::Redux { rmw: b, signed: w, .. }) => (a, v) == (b, w),
+        (Op::WarpSync { .. }, Op::WarpSync { .. }) => true,
+        _ => false,
+    }
+}
+
+/// The groups that wait at a `.sync` operation like the one at `pc` with this member mask.
+pub fn partners(code: &[Inst], warp: &Warp, pc: usize, want: u32) -> impl Iterator<Item = usize> {
+    let waits = move |g: &Group| g.state == State::Sync(want) && alike(&code[g.pc as usize].op, &code[pc].op);
+    warp.groups.iter().enumerate().filter(move |(_, g)| waits(g)).map(|(i, _)| i)
+}
+
+/// A `.sync` operation of the lanes `m` of a group. Lanes with one member mask (tiles of a warp) take part in one of their
+/// own; those whose mask names nobody who is still elsewhere are done at once, and the group goes on with them. Returns
+/// the lanes that it goes on with: 0, if all must wait.
+#[inline(never)]
+pub fn sync(cx: &mut Cx, block: &Block, warp: &mut Warp, group: usize, pc: usize, m: u32) -> u32 {
+    let code = &cx.kernel.code[..];
+    let masks = *warp.regs.row(operands(&code[pc].op).mask);
+    let mut left = m;
+    let mut waiting = Vec::new();
+    while left != 0 {
+        let want = masks[left.trailing_zeros() as usize & 31];
+        let part = lanes(left).filter(|&l| masks[l] == want).fold(0, |part, l| part | 1 << l);
+        left &= !part;
+        complain(cx, block, warp, pc, part, want);
+        let missing = want & warp.live & !part;
+        if missing == 0 {
+            collective(cx, block, warp, &[(pc, part)]);
+            continue;
         }
-        Op::Match { all, wide, d, p, a, .. } => {
-            let row = Row { at: a, wide };
-            let values: [u64; LANES] = std::array::from_fn(|i| warp.regs.lane(row, i));
+        let others: Vec<usize> = partners(code, warp, pc, want).collect();
+        if others.iter().fold(missing, |left, &i| left & !warp.groups[i].mask) != 0 {
+            waiting.push((part, want));
+            continue;
+        }
+        let mut parts = vec![(pc, part)];
+        parts.extend(others.iter().map(|&i| (warp.groups[i].pc as usize, warp.groups[i].mask)));
+        collective(cx, block, warp, &parts);
+        for &i in &others {
+            warp.groups[i].state = State::Ready;
+            warp.groups[i].pc += 1;
+        }
+        warp.groups[group].pc = pc as u32 + 1;
+        unite(warp, group, &others);
+    }
+    let Group { join, mask, .. } = warp.groups[group];
+    if let [(part, want)] = waiting[..]
+        && part == mask
+    {
+        warp.groups[group].pc = pc as u32;
+        warp.groups[group].state = State::Sync(want);
+        return 0;
+    }
+    // Lanes that must wait leave the group, and meet it again where it meets others.
+    let mut rest = mask;
+    for (part, want) in waiting {
+        warp.push(Group { pc: pc as u32, mask: part, join, state: State::Sync(want) });
+        rest &= !part;
+    }
+    warp.groups[group].mask = rest;
+    if rest == 0 {
+        warp.groups[group].state = State::Dead;
+    }
+    rest
+}
+
+/// Lanes that have met at a `.sync` operation stay together, if they are at one place and will meet others at one place.
+fn unite(warp: &mut Warp, group: usize, others: &[usize]) {
+    for (n, &i) in others.iter().enumerate() {
+        let Group { pc, join, mask, .. } = warp.groups[i];
+        let same = |&j: &usize| {
+            let g = &warp.groups[j];
+            (g.pc, g.join) == (pc, join) && g.state == State::Ready
+        };
+        if let Some(j) = std::iter::once(group).chain(others[..n].iter().copied()).find(same) {
+            warp.groups[j].mask |= mask;
+            warp.groups[i].state = State::Dead;
+        }
+    }
+}
+
+/// Reports member masks that do not name those who use them, or that name lanes which are gone.
+fn complain(cx: &mut Cx, block: &Block, warp: &Warp, pc: usize, part: u32, want: u32) {
+    let strangers = part & !want;
+    if strangers != 0 {
+        let message = format!("the lane executes the operation but is not in its member mask {want:#010x}");
+        cx.report(block, warp, pc, strangers.trailing_zeros() as usize, Kind::WarpMask, message);
+    }
+    // Lanes that never existed may be named: `__shfl_sync(0xffffffff, …)` in the last warp of a block of 80 threads.
+    let gone = want & !warp.live & warp.existing(block);
+    if gone != 0 {
+        let message = format!("member mask {want:#010x} names lanes that have exited ({gone:#010x})");
+        cx.report(block, warp, pc, part.trailing_zeros() as usize & 31, Kind::WarpMask, message);
+    }
+}
+
+/// A source of the lanes of an operation at one place or several.
+fn gather(cx: &Cx, warp: &Warp, parts: &[(usize, u32)], source: usize) -> [u32; LANES] {
+    let row = |pc: usize| warp.regs.row(operands(&cx.kernel.code[pc].op).sources[source]);
+    let mut all = *row(parts[0].0);
+    for &(pc, here) in &parts[1..] {
+        let row = row(pc);
+        for lane in lanes(here) {
+            all[lane] = row[lane];
+        }
+    }
+    all
+}
+
+/// Results of the lanes of an operation at one place or several: a row, a predicate or both.
+fn scatter(cx: &Cx, warp: &mut Warp, parts: &[(usize, u32)], values: Option<&[u32; LANES]>, truth: u32) {
+    for &(pc, here) in parts {
+        let Operands { d, p, .. } = operands(&cx.kernel.code[pc].op);
+        if let Some(values) = values {
+            let row = warp.regs.row_mut(d);
             for lane in lanes(here) {
-                let mut same = 0;
-                for other in lanes(here) {
-                    same |= u32::from(values[other] == values[lane]) << other;
-                }
-                if all {
-                    let hit = same == here;
-                    warp.regs.row_mut(d)[lane] = if hit { here } else { 0 };
-                    warp.set_pred(p, if hit { ALL } else { 0 }, 1 << lane);
-                } else {
-                    warp.regs.row_mut(d)[lane] = same;
-                }
+                row[lane] = values[lane];
             }
         }
-        Op::Redux { rmw, signed, d, a, .. } => {
-            let row = *warp.regs.row(a);
+        // A vote other than a ballot has nothing but a predicate.
+        warp.set_pred(if values.is_some() { p } else { d }, truth, here);
+    }
+}
+
+/// A `.sync` operation for lanes that are all there: places, and the lanes at each of them.
+fn collective(cx: &mut Cx, block: &Block, warp: &mut Warp, parts: &[(usize, u32)]) {
+    let here = parts.iter().fold(0, |here, part| here | part.1);
+    let first = &cx.kernel.code[parts[0].0].op;
+    match *first {
+        Op::Shfl { mode, .. } => shfl(cx, block, warp, parts, here, mode),
+        Op::Vote { mode, .. } => {
+            let tests = parts.iter().map(|&(pc, here)| warp.pred(operands(&cx.kernel.code[pc].op).test) & here);
+            let v = tests.fold(0, |v, part| v | part);
+            let truth = match mode {
+                Vote::Ballot => return scatter(cx, warp, parts, Some(&[v; LANES]), 0),
+                Vote::All => v == here,
+                Vote::Any => v != 0,
+                Vote::Uni => v == 0 || v == here,
+            };
+            scatter(cx, warp, parts, None, if truth { ALL } else { 0 });
+        }
+        Op::Match { all, wide, .. } => {
+            let mut values = [0; LANES];
+            for &(pc, here) in parts {
+                let row = Row { at: operands(&cx.kernel.code[pc].op).sources[0], wide };
+                for lane in lanes(here) {
+                    values[lane] = warp.regs.lane(row, lane);
+                }
+            }
+            let mut same = [0; LANES];
+            let mut hits = 0;
+            for lane in lanes(here) {
+                let mates = lanes(here).filter(|&l| values[l] == values[lane]).fold(0, |m, l| m | 1u32 << l);
+                same[lane] = if all && mates != here { 0 } else { mates };
+                hits |= u32::from(mates == here) << lane;
+            }
+            scatter(cx, warp, parts, Some(&same), hits);
+        }
+        Op::Redux { rmw, signed, .. } => {
+            let row = gather(cx, warp, parts, 0);
             let mut values = lanes(here).map(|l| row[l]);
             let Some(first) = values.next() else { return };
             let v = values.fold(first, |x, y| match (rmw, signed) {
@@ -55,17 +212,16 @@ pub fn collective(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, op: &O
                 (Rmw::Max, false) => x.max(y),
                 _ => x.wrapping_add(y),
             });
-            for lane in lanes(here) {
-                warp.regs.row_mut(d)[lane] = v;
-            }
+            scatter(cx, warp, parts, Some(&[v; LANES]), 0);
         }
         // `bar.warp.sync` orders the memory accesses of its lanes.
         _ => race::meet(warp, here),
     }
 }
 
-fn shfl(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, here: u32, mode: Shfl, [d, p, a, b, c]: [u32; 5]) {
-    let (src, by, clamp) = (*warp.regs.row(a), *warp.regs.row(b), *warp.regs.row(c));
+fn shfl(cx: &mut Cx, block: &Block, warp: &mut Warp, parts: &[(usize, u32)], here: u32, mode: Shfl) {
+    let [src, by, clamp] = [0, 1, 2].map(|i| gather(cx, warp, parts, i));
+    let mut values = [0; LANES];
     let mut valid = 0u32;
     let mut absent = None;
     for lane in lanes(here) {
@@ -87,14 +243,15 @@ fn shfl(cx: &mut Cx, block: &Block, warp: &mut Warp, pc: usize, here: u32, mode:
         if here >> j & 1 == 0 {
             absent.get_or_insert((lane, j));
         }
-        warp.regs.row_mut(d)[lane] = src[j];
+        values[lane] = src[j];
     }
-    warp.set_pred(p, valid, here);
+    scatter(cx, warp, parts, Some(&values), valid);
     if let Some((lane, j)) = absent {
         let message = match warp.existing(block) >> j & 1 {
             0 => format!("the lane reads lane {j}, which does not exist: the block has {} threads", block.threads),
             _ => format!("the lane reads lane {j}, which takes no part in this shuffle (lanes {here:#010x})"),
         };
+        let pc = parts.iter().find(|part| part.1 >> lane & 1 != 0).map_or(0, |part| part.0);
         cx.report(block, warp, pc, lane, Kind::WarpMask, message);
     }
 }
@@ -135,6 +292,9 @@ pub fn bar(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize, pc: us
     race::join(&mut barrier.clock, &warp.clock);
     if let Some(fenced) = &warp.released {
         race::join(&mut barrier.released, fenced);
+    }
+    if let Some(fenced) = &warp.released_wide {
+        race::join(&mut barrier.released_wide, fenced);
     }
     race::tick(warp);
     if !b.arrive {
@@ -277,6 +437,9 @@ pub fn wake(cx: &mut Cx, block: &Block, warps: &mut [Warp], barrier: &Barrier) {
         // What all threads wrote before their own fences may be published by one of them behind the barrier.
         if barrier.released != [0; 32] {
             race::join(warp.released.get_or_insert([0; 32]), &barrier.released);
+        }
+        if barrier.released_wide != [0; 32] {
+            race::join(warp.released_wide.get_or_insert([0; 32]), &barrier.released_wide);
         }
         let Op::Bar(i) = cx.kernel.code[pc].op else { continue };
         match cx.kernel.bars[i as usize].red {

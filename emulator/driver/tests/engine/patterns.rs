@@ -132,3 +132,133 @@ fn member_masks_may_cross_those_of_the_operation_before() {
         assert_eq!(got[lane * 4..][..4], want, "lane {lane}");
     }
 }
+
+/// Lanes with several member masks stay together: barriers and tensor operations behind them see whole warps, and the
+/// counters are those of one mask.
+#[test]
+fn tiles_of_a_warp_stay_one_warp() {
+    let r = Rig::new(PATTERNS);
+    let x: Vec<f32> = (0..64).map(|i| (i * 5 % 11) as f32).collect();
+    let px = r.put(&x);
+    for width in [2usize, 4, 8, 16] {
+        let sums: Vec<f32> = (0..64).map(|i| x[i / width * width..][..width].iter().sum()).collect();
+        for (kernel, threads) in [("tile_sums", 64), ("tile_sums_mma", 32)] {
+            let run = |tile: usize| {
+                let y = r.empty::<f32>(threads);
+                let args = [Arg::Ptr(px), Arg::Ptr(y), Arg::I32(width as i32), Arg::I32(tile as i32)];
+                let out = r.clean(kernel, 1, threads as u32, &args);
+                (r.get::<f32>(y, threads), out)
+            };
+            let (_, whole) = run(32);
+            for tile in [2, 4, 8, 16, 32].into_iter().filter(|&t| t >= width) {
+                let (got, out) = run(tile);
+                // Row 4 g + t of A is what lanes 4 g to 4 g + 3 have, column 2 t of B what lanes 8 t to 8 t + 3 have.
+                let product =
+                    |lane: usize| 2.0 * (0..4).map(|k| sums[lane / 4 * 4 + k] * sums[lane % 4 * 8 + k]).sum::<f32>();
+                let want: Vec<f32> = match kernel {
+                    "tile_sums" => (0..64).map(|i| sums[63 - i]).collect(),
+                    _ => (0..32).map(product).collect(),
+                };
+                assert_eq!(got, want, "{kernel}, sums of {width}, tiles of {tile}");
+                assert_eq!(out.sites, whole.sites, "{kernel}, sums of {width}, tiles of {tile}");
+            }
+        }
+    }
+}
+
+#[test]
+fn masks_of_equal_keys_before_a_barrier() {
+    let r = Rig::new(PATTERNS);
+    let x: Vec<i32> = (0..64).map(|i| i * i % 7).collect();
+    let (px, y) = (r.put(&x), r.empty::<i32>(64));
+    let out = r.clean("keys", 1, 64, &[Arg::Ptr(px), Arg::Ptr(y)]);
+    let mates = |t: usize| (t / 32 * 32..t / 32 * 32 + 32).filter(move |&l| (l * l) % 7 == (t * t) % 7);
+    let seen = |t: usize| mates(t).sum::<usize>() * 100 + mates(t).filter(|l| l % 2 == 1).count();
+    let want: Vec<i32> = (0..64).map(|t| (seen(t) + seen(63 - t)) as i32).collect();
+    assert_eq!(r.get::<i32>(y, 64), want);
+    // Two warps, and no operation ran more often than that, nor by fewer lanes.
+    assert!(out.sites.iter().all(|s| (s.hits, s.lanes) == (2, 64) || s.hits == 0), "{:?}", out.sites);
+}
+
+/// The ISA asks for the same instruction, qualifiers and member mask, not for the same place.
+#[test]
+fn lanes_in_both_branches_meet() {
+    let r = Rig::new(PATTERNS);
+    let x: Vec<f32> = (0..64).map(|i| (i * 7 % 23) as f32).collect();
+    let px = r.put(&x);
+    for split in [0usize, 1, 8, 13, 16, 24, 31, 32] {
+        for tile in [2, 8, 16, 32] {
+            let y = r.empty::<f32>(64);
+            let args = [Arg::Ptr(px), Arg::Ptr(y), Arg::I32(split as i32), Arg::I32(tile)];
+            r.clean("two_places", 1, 64, &args);
+            let low = |t: usize| t % 32 < split;
+            let v = |t: usize| x[t] * if low(t) { 2.0 } else { 3.0 };
+            let got = |t: usize| v(t ^ (tile as usize / 2)) + if low(t) { 1.0 } else { -1.0 };
+            let want: Vec<f32> = (0..64).map(|t| got(63 - t)).collect();
+            assert_eq!(r.get::<f32>(y, 64), want, "split at {split}, tiles of {tile}");
+        }
+    }
+    let x: Vec<i32> = (0..32).map(|i| i * i % 9).collect();
+    let (px, y) = (r.put(&x), r.empty::<i32>(128));
+    let args = |split, low, high| [Arg::Ptr(px), Arg::Ptr(y), Arg::I32(split), Arg::U32(low), Arg::U32(high)];
+    for split in [0usize, 1, 16, 20, 32] {
+        r.clean("two_places_all", 1, 32, &args(split as i32, u32::MAX, u32::MAX));
+        let got = r.get::<i32>(y, 128);
+        let low = |t: usize| t < split;
+        let bits = |f: &dyn Fn(usize) -> bool| (0..32).filter(|&t| f(t)).fold(0u32, |m, t| m | 1 << t) as i32;
+        let key = |t: usize| x[t] + i32::from(!low(t));
+        let sum: i32 = (0..32).map(|t| x[t] * if low(t) { 1 } else { 5 }).sum();
+        for t in 0..32 {
+            let votes = bits(&|l| if low(l) { x[l] > 3 } else { x[l] < 6 });
+            let mates = bits(&|l| key(l) == key(t));
+            let other = x[31 - t] * if low(31 - t) { 1 } else { -1 } * if low(t) { 1 } else { 2 };
+            assert_eq!(got[4 * t..][..4], [votes, mates, sum, other], "split at {split}, lane {t}");
+        }
+    }
+    // Half of a warp waits for itself only: its other half may not have written yet.
+    let done = r.run("two_places_all", 1, 32, &args(16, 0xffff, 0xffff_0000));
+    assert_finding(&done, Kind::SharedRace, &["no __syncwarp or barrier lies between them"]);
+    // A shuffle of another mode is another operation.
+    let done = r.run("two_places_two_modes", 1, 32, &[Arg::Ptr(px), Arg::Ptr(y), Arg::I32(16)]);
+    assert_finding(&done, Kind::Deadlock, &["lanes 0x0000ffff waits for lanes 0xffff0000 of its warp"]);
+    r.clean("two_places_two_modes", 1, 32, &[Arg::Ptr(px), Arg::Ptr(y), Arg::I32(32)]);
+}
+
+/// What a fence, an atomic, a release or an acquire orders lies within its scope.
+#[test]
+fn scopes_end_at_the_block() {
+    let r = Rig::new(PATTERNS);
+    let out = r.empty::<i32>(1);
+    let run = |name: &str, from: i32| {
+        let (data, flag) = (r.empty::<i32>(1), r.put(&[0i32]));
+        let done = r.run(name, 2, 64, &[Arg::Ptr(data), Arg::Ptr(flag), Arg::Ptr(out), Arg::I32(from)]);
+        assert_eq!(r.get::<i32>(out, 1), [42], "{name}");
+        done
+    };
+    for (name, across) in [
+        ("hand_over_device", true),
+        ("hand_over_fence", false),
+        ("hand_over_atomic", false),
+        ("release_device", true),
+        ("release_block", false),
+    ] {
+        assert_clean(name, &run(name, 0));
+        let done = run(name, 1);
+        if across {
+            assert_clean(name, &done);
+        } else {
+            let words = "the word was written by block 0 (warp 0, lane 0), and blocks of a launch are unordered";
+            assert_finding(&done, Kind::GlobalRace, &["read after write", words]);
+        }
+    }
+    let count = |name: &str, blocks: u32| {
+        let n = r.put(&[0i32]);
+        let done = r.run(name, blocks, 64, &[Arg::Ptr(n)]);
+        assert_eq!(r.get::<i32>(n, 1), [64 * blocks as i32]);
+        done
+    };
+    assert_clean("count_device", &count("count_device", 3));
+    assert_clean("count_block", &count("count_block", 1));
+    let words = "the word was written atomically, but only for its own block, by block 0 (warp 1, lane 31)";
+    assert_finding(&count("count_block", 3), Kind::GlobalRace, &["write after write", words]);
+}

@@ -402,7 +402,7 @@ impl Lower<'_> {
             offset: 0,
             regs: vec![row],
             used: u32::MAX,
-            strong: false,
+            strong: Strength::Weak,
             release: false,
             readonly: false,
         });
@@ -420,7 +420,7 @@ impl Lower<'_> {
             offset: 0,
             regs: vec![row],
             used: u32::MAX,
-            strong: false,
+            strong: Strength::Weak,
             release: false,
             readonly: false,
         });

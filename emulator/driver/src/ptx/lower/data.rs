@@ -3,7 +3,8 @@
 use super::*;
 use crate::exec::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 
-const SCOPES: [(&str, ()); 4] = [("cta", ()), ("gpu", ()), ("sys", ()), ("cluster", ())];
+const SCOPES: [(&str, Strength); 4] =
+    [("cta", Strength::Block), ("cluster", Strength::Block), ("gpu", Strength::Device), ("sys", Strength::Device)];
 
 impl Lower<'_> {
     pub(super) fn data(&mut self, mut f: Form) -> Res<()> {
@@ -197,8 +198,9 @@ impl Lower<'_> {
         let volatile = f.flag("volatile");
         let relaxed = f.flag("relaxed");
         let release = f.flag("release");
-        let strong = volatile || relaxed || release || f.flag("acquire");
-        f.one_of(&SCOPES);
+        let ordered = volatile || relaxed || release || f.flag("acquire");
+        let scope = f.one_of(&SCOPES).unwrap_or(Strength::Device);
+        let strong = if ordered { scope } else { Strength::Weak };
         let space = self.space(&mut f);
         let readonly = f.flag("nc");
         f.one_of(&[("ca", ()), ("cg", ()), ("cs", ()), ("lu", ()), ("cv", ()), ("wb", ()), ("wt", ())]);
@@ -260,7 +262,7 @@ impl Lower<'_> {
                 self.emit(Op::LdParam { d, offset: at, bytes: ty.bytes(), signed: ty.signed() })?;
             }
         } else {
-            if strong && matches!(space, Space::Global | Space::Generic) {
+            if ordered && matches!(space, Space::Global | Space::Generic) {
                 self.coupled = true;
             }
             let i = self.accesses.len() as u32;
@@ -289,7 +291,7 @@ impl Lower<'_> {
         f.flag("relaxed");
         f.flag("acquire");
         let release = f.flag("release") | f.flag("acq_rel");
-        f.one_of(&SCOPES);
+        let strong = f.one_of(&SCOPES).unwrap_or(Strength::Device);
         let space = self.space(&mut f);
         let rmw = f.one_of(&[
             ("and", Rmw::And),
@@ -337,7 +339,7 @@ impl Lower<'_> {
             self.coupled = true;
         }
         let i = self.atomics.len() as u32;
-        self.atomics.push(Atomic { space, rmw, ty, dst, addr, offset, b, c, release });
+        self.atomics.push(Atomic { space, rmw, ty, dst, addr, offset, b, c, strong, release });
         self.emit(Op::Atom(i))
     }
 
