@@ -137,7 +137,7 @@ impl Inner {
     fn augment(&self, number: usize, indices: &[u32], step: u32) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if let Kind::Cuda(gpu) = self.device.kind() {
-            // Only the loader's worker comes here, so nobody else makes it meanwhile.
+            // Workers of two passes may both make it; the first is kept.
             if self.resident.get().is_none() {
                 let plans = self.pipelines.iter().map(|pipeline| pipeline.plan(gpu.stream())).collect::<Result<_>>()?;
                 let whole = Resident::whole(&self.device, gpu, &self.set)?.map(|resident| (resident, plans));
