@@ -4,6 +4,8 @@
 //! A step in training mode is [`statistics`], [`normalize`] and later [`backward`] with [`Statistics::OfBatch`];
 //! inference and frozen layers are [`inv_std`] of the running variance, [`normalize`] and [`backward`] with
 //! [`Statistics::Constant`].
+//!
+#![doc = include_str!("../../kernels/batch_norm.md")]
 
 use super::launch::{Arg, Entry, F32, Kernels, PTR, U32, Value, input, optional_input, optional_output, output};
 use super::rows::{ROWS_BLOCK, Rows};

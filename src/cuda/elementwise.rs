@@ -2,6 +2,8 @@
 //!
 //! Each is the device twin of the function of the same name in [`cpu::elementwise`](crate::cpu::elementwise) and equal
 //! to it bit by bit. Buffers may begin anywhere; 16-byte aligned ones are moved 16 bytes at a time.
+//!
+#![doc = include_str!("../../kernels/elementwise.md")]
 
 use super::launch::{Entry, F32, Kernels, PTR, U32, U64, Value, input, output};
 use crate::error::check_len;
