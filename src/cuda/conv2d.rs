@@ -3,6 +3,8 @@
 //! bf16 runs on tensor cores, f32 in true f32 on FMA units, or on tensor cores in tf32 where [`Plan::tf32`] asks for it; sums
 //! are f32, and so are gradients of filters and biases. A
 //! [`Plan`] says in which tiles a pass is computed: made once per layer, it costs nothing per step.
+//!
+#![doc = include_str!("../../kernels/conv2d.md")]
 
 use super::launch::{Arg, Entry, Grid, Kernels, PTR, U32, U64, Value, input, optional_input, output};
 use super::rows::{ROWS_BLOCK, Rows};

@@ -1,4 +1,6 @@
 //! Launchers of `kernels/gemm.cu`: products of row-major matrices, from the first step of the study ladder to tensor cores.
+//!
+#![doc = include_str!("../../kernels/gemm.md")]
 
 use super::conv2d::Finish;
 use super::launch::{Arg, Entry, Kernels, PTR, U32, Value, input, output};

@@ -1,5 +1,7 @@
 //! The fully connected layer: device twin of [`cpu::linear`](crate::cpu::linear), and like it the 1x1 convolution of
 //! images of one pixel, which the kernels of [`conv2d`] compute as the plain GEMM that it is.
+//!
+//! Its numbers stand in the chapter of [`gemm`](super::gemm).
 
 use super::conv2d::{self, Pass, Plan};
 use super::launch::{Kernels, Value};
