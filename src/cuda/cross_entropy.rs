@@ -3,6 +3,8 @@
 //! Losses stay on the device: a scalar loss and its gradient are buffers of one element, so nothing waits for the host.
 //! Labels lie there too and cannot be refused: a label that is no class makes the loss NaN and adds no target to the
 //! gradient.
+//!
+#![doc = include_str!("../../kernels/losses.md")]
 
 use super::launch::{Entry, Kernels, PTR, U32, U64, input, optional_output, output};
 use crate::error::check_len;

@@ -1,5 +1,7 @@
 //! Launchers of `kernels/pool2d.cu`: device twins of [`cpu::pool2d`](crate::cpu::pool2d), whose meaning of `argmax` and of
 //! padding they share.
+//!
+#![doc = include_str!("../../kernels/pool2d.md")]
 
 use super::launch::{Entry, F32, Kernels, PTR, U32, U64, Value, input, optional_input, optional_output, output};
 use crate::error::check_len;

@@ -1,6 +1,8 @@
 //! Launchers of `kernels/softmax_kl.cu`: device twins of [`cpu::softmax_kl`](crate::cpu::softmax_kl).
 //!
 //! Losses per row go to a buffer of f64, which [`cross_entropy::mean`](super::cross_entropy::mean) averages.
+//!
+//! How the kernels work is told in the chapter of [`cross_entropy`](super::cross_entropy).
 
 use super::cross_entropy::{LOSS_BLOCK, blocks, check_rows};
 use super::launch::{Entry, F32, Kernels, PTR, U32, U64, input, optional_output, output};

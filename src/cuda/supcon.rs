@@ -3,6 +3,8 @@
 //! f32 computes in true f32, bf16 on tensor cores with f32 sums. The loss is in two passes, like an op and its gradient:
 //! [`loss`] leaves unit rows and a few numbers per anchor behind, from which [`loss_backward`] starts. Losses and their
 //! upstream gradients stay on the device.
+//!
+#![doc = include_str!("../../kernels/supcon.md")]
 
 use super::launch::{Entry, F32, Grid, Kernels, PTR, U32, U64, Value, input, output};
 use crate::error::check_len;
