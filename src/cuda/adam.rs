@@ -1,4 +1,6 @@
 //! Launcher of `kernels/adam.cu`: one launch for all parameters.
+//!
+#![doc = include_str!("../../kernels/optimisers.md")]
 
 use super::launch::{Entry, Kernels, PTR, input, optional_output, output};
 use super::spans::{SPAN_BLOCK, SpanTable};

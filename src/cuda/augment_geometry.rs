@@ -1,5 +1,7 @@
 //! Launchers of `kernels/augment_geometry.cu`: device twins of
 //! [`cpu::augment_geometry`](crate::cpu::augment_geometry), bit-equal to it.
+//!
+//! How the kernels work is told in the chapter of [`augment_pipeline`](super::augment_pipeline).
 
 use super::launch::{Entry, Kernels, PTR, U32, input, output};
 use crate::error::check_len;

@@ -1,5 +1,7 @@
 //! Launchers of `kernels/augment_pixel.cu`: device twins of [`cpu::augment_pixel`](crate::cpu::augment_pixel) on
 //! batches, bit-equal to it.
+//!
+//! How the kernels work is told in the chapter of [`augment_pipeline`](super::augment_pipeline).
 
 use super::augment_geometry::{BLOCK, IDENTITY, Transform, check_extents, check_transform, parts};
 use super::launch::{Entry, Kernels, PTR, U32, input, output};

@@ -1,4 +1,6 @@
 //! Launcher of `kernels/dropout.cu`: the device twin of [`cpu::dropout`](crate::cpu::dropout), with the same mask.
+//!
+#![doc = include_str!("../../kernels/dropout.md")]
 
 use super::launch::{Entry, F32, Kernels, PTR, U32, U64, Value, input, output};
 use crate::error::check_len;

@@ -1,4 +1,6 @@
 //! Launcher of `kernels/sgd.cu`: one launch for all parameters.
+//!
+//! How it walks over them is told in the chapter of [`adam`](super::adam).
 
 use super::launch::{Entry, Kernels, PTR, input, optional_output, output};
 use super::spans::{SPAN_BLOCK, SpanTable};

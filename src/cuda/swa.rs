@@ -1,4 +1,6 @@
 //! Launchers of `kernels/swa.cu`: one launch for all parameters.
+//!
+//! How they walk over them is told in the chapter of [`adam`](super::adam).
 
 use super::launch::{Entry, Kernels, PTR, input, optional_output, output};
 use super::spans::{SPAN_BLOCK, SpanTable};
