@@ -8,6 +8,9 @@
 //! cudarc buffers and views that check what the kernel requires and queue it on a stream, named last. What a function
 //! computes is said once, at its host twin in [`cpu`](crate::cpu).
 //!
+//! The page of a launcher module holds the chapter that teaches its kernels; the order to read them in stands in
+//! `kernels/README.md`. A good start is [`elementwise`].
+//!
 //! Memory that another library has allocated on the device is passed as [`Raw`].
 //!
 //! Buffers of bf16 are `CudaSlice<half::bf16>`; to allocate them with cudarc's functions enable its feature `f16`.
