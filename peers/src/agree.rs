@@ -5,10 +5,10 @@ use crate::Math;
 /// Largest difference of two results that are sums of `depth` products of factors within -1..1.
 ///
 /// Factors (of tf32) or results (of bf16) are rounded: a unit in the last place each, which add up like a random walk,
-/// with as much again for hardware that truncates. f32 sums are rounded once per product, at the size that they have then.
+/// with as much again for hardware that truncates. f32 sums are rounded once per product on either side, at the size that they have then.
 pub fn tolerance(math: Math, depth: usize) -> f64 {
     let depth = depth as f64;
-    4.0 * math.factor_ulp() * depth.sqrt() + f64::from(f32::EPSILON) * depth
+    4.0 * math.factor_ulp() * depth.sqrt() + 2.0 * f64::from(f32::EPSILON) * depth
 }
 
 /// The largest difference as a share of the tolerance, or which value is wrong. No number equals NaN.

@@ -10,5 +10,6 @@ pub mod cudnn;
 pub mod layers;
 pub mod library;
 mod math;
+pub mod side_by_side;
 
 pub use math::Math;
