@@ -26,6 +26,8 @@ mod losses;
 mod optimisers;
 mod pool2d;
 mod prebuilt;
+#[cfg(feature = "train")]
+mod procedures;
 mod resources;
 mod supcon;
 
@@ -76,9 +78,15 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     let schedules = std::env::var("WARPSMITH_SCHEDULES").map_or(1, |n| n.parse().expect("a number of schedules"));
     let others = [prebuilt::CASES, resources::CASES, abi::CASES, device::CASES].concat();
+    let long = [
+        device::LONG_CASES,
+        #[cfg(feature = "train")]
+        procedures::LONG_CASES,
+    ]
+    .concat();
     let kernels = KERNELS.concat();
     let trials = others.iter().map(|case| trial(case, false)).chain(kernels.iter().map(scheduled));
-    let trials = trials.chain(device::LONG_CASES.iter().map(|case| trial(case, true)));
+    let trials = trials.chain(long.iter().map(|case| trial(case, true)));
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     // A part of the tests launches a part of the kernels.
     let whole = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list && !arguments.ignored;
