@@ -263,6 +263,7 @@ impl Running {
                 steps_per_second: done / elapsed,
                 images_per_second: (p.seen - before.0) as f64 / elapsed,
                 eta_seconds: (limit - p.steps) as f64 * elapsed / done,
+                batch: &batch,
             });
             if session.stop.is_stopped() {
                 self.save(session, fit)?;

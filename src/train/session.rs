@@ -7,6 +7,7 @@
 
 use super::callbacks::{EarlyStopping, ReduceLrOnPlateau};
 use super::history::{self, EpochRecord, RunHistory, RunRecord};
+use super::loader::Batch;
 use crate::data::ImageSet;
 use crate::device::Device;
 use crate::nn::checkpoint::{TensorFile, write_tensors};
@@ -64,6 +65,8 @@ pub struct StepReport<'a> {
     pub images_per_second: f64,
     /// Estimated seconds to the end of the run, without validation.
     pub eta_seconds: f64,
+    /// What the step trained on.
+    pub batch: &'a Batch,
 }
 
 /// Watches a procedure. The library itself never prints.

@@ -1,4 +1,5 @@
-//! Image ops, on slices: the augmentations with given parameters, and the deterministic corruptions.
+//! Image ops: the augmentations with given parameters, on the row's device; and what there is on the host only, whole
+//! policies with given draws and the deterministic corruptions.
 
 use crate::case::{Case, Output};
 use crate::index::Values;
@@ -11,6 +12,13 @@ use warpsmith::cpu::augment_pixel::{keras_cv, randaugment};
 use warpsmith::cpu::corruption;
 use warpsmith::cpu::elementwise::normalization_adapt;
 use warpsmith::{Tape, ops};
+#[cfg(feature = "cuda")]
+use {
+    cudarc::driver::CudaStream,
+    warpsmith::cuda::Kernels,
+    warpsmith::tensor::{DeviceReadGuard, DeviceWriteGuard},
+    warpsmith::{Element, Tensor},
+};
 
 /// [n, h, w, c] of an HWC image or an NHWC batch.
 fn nhwc(values: &Values) -> Fallible<[usize; 4]> {
@@ -29,23 +37,78 @@ fn resized(input: &Values, h: usize, w: usize, data: &[f32]) -> Output {
     Output::new(&shape, data)
 }
 
-/// Runs an op on every u8 image of the input, in place.
-fn each_u8(case: &Case, op: impl Fn(&mut [u8], usize, usize) -> warpsmith::Result<()>) -> Fallible<Output> {
-    let input = case.input("image")?;
-    let [_, h, w, c] = nhwc(input)?;
-    let mut images = input.u8s()?;
-    for image in images.chunks_exact_mut((h * w * c).max(1)) {
-        op(image, h, w)?;
-    }
-    Ok(Output::new(&input.shape, &images))
+/// Runs a launcher on a copy of `x`, if the row's device is one for it, and takes the result back into `y`.
+#[cfg(feature = "cuda")]
+fn launched<X: Element, Y: Element>(
+    case: &Case,
+    x: &[X],
+    y: &mut [Y],
+    launch: impl FnOnce(&Kernels, &DeviceReadGuard<X>, &mut DeviceWriteGuard<Y>, &CudaStream) -> warpsmith::Result<()>,
+) -> Fallible<bool> {
+    let Some(gpu) = case.device.gpu() else { return Ok(false) };
+    let from = Tensor::from_slice(case.device, &[x.len()], x)?;
+    let to = Tensor::empty(case.device, &[y.len()], Y::DTYPE)?;
+    launch(gpu.kernels(), &from.device_read()?, &mut to.device_write()?, gpu.stream())?;
+    y.copy_from_slice(&to.to_vec()?);
+    Ok(true)
 }
 
-/// The same for an op that writes to a second image.
-fn each_u8_into(case: &Case, op: impl Fn(&[u8], usize, usize, &mut [u8]) -> warpsmith::Result<()>) -> Fallible<Output> {
-    each_u8(case, |image, h, w| {
-        let source = image.to_vec();
-        op(&source, h, w, image)
-    })
+/// Whether the launcher `cuda::module::op` ran on the row's device; `false` on the CPU.
+#[cfg(feature = "cuda")]
+macro_rules! launched {
+    ($case:expr, $($op:ident)::+($x:expr, $shape:expr $(, $argument:expr)*) => $y:expr) => {
+        launched($case, $x, $y, |k, x, y, s| warpsmith::cuda::$($op)::+(k, x, $shape $(, $argument)*, y, s))?
+    };
+}
+#[cfg(not(feature = "cuda"))]
+macro_rules! launched {
+    ($($anything:tt)*) => {
+        false
+    };
+}
+
+/// An op of both `cpu::augment_geometry` and `cuda::augment_geometry`.
+macro_rules! geometry {
+    ($case:expr, $op:ident($x:expr, $shape:expr $(, $argument:expr)*) => $y:expr) => {
+        if !launched!($case, augment_geometry::$op($x, $shape $(, $argument)*) => $y) {
+            geometry::$op($x, $shape $(, $argument)*, $y)?;
+        }
+    };
+}
+
+/// A RandAugment op on every u8 image of the input; the host's are in place, or `into` a second image.
+macro_rules! rand_augment {
+    ($case:expr, $op:ident($($argument:expr),*)) => {
+        rand_augment!($case, $op($($argument),*), |x, h, w, y| {
+            y.copy_from_slice(x);
+            randaugment::$op(y, h, w $(, $argument)*)
+        })
+    };
+    ($case:expr, $op:ident($($argument:expr),*) into) => {
+        rand_augment!($case, $op($($argument),*), |x, h, w, y| randaugment::$op(x, h, w $(, $argument)*, y))
+    };
+    ($case:expr, $op:ident($($argument:expr),*), $host:expr) => {{
+        let input = $case.input("image")?;
+        let [n, h, w, _] = nhwc(input)?;
+        let (x, mut y) = (input.u8s()?, input.u8s()?);
+        if launched!($case, augment_pixel::randaugment::$op(&x, [n, h, w] $(, $argument)*) => &mut y) {
+            Ok(Output::new(&input.shape, &y))
+        } else {
+            each_u8($case, $host)
+        }
+    }};
+}
+
+/// Runs an op of the host on every u8 image of the input.
+fn each_u8(case: &Case, op: impl Fn(&[u8], usize, usize, &mut [u8]) -> warpsmith::Result<()>) -> Fallible<Output> {
+    let input = case.input("image")?;
+    let [_, h, w, c] = nhwc(input)?;
+    let (x, mut y) = (input.u8s()?, input.u8s()?);
+    let elems = (h * w * c).max(1);
+    for (x, y) in x.chunks_exact(elems).zip(y.chunks_exact_mut(elems)) {
+        op(x, h, w, y)?;
+    }
+    Ok(Output::new(&input.shape, &y))
 }
 
 /// `level` and `sign`, which the explicit argument `name` came from as `value(level / 10) * sign`.
@@ -73,54 +136,61 @@ fn level_of_any_constant(case: &Case, name: &str) -> Fallible<f64> {
 
 pub fn rand_augment(case: &Case, op: &str) -> Fallible<Output> {
     match op {
-        "auto_contrast" => each_u8(case, randaugment::auto_contrast),
-        "equalize" => each_u8(case, randaugment::equalize),
-        "invert" => each_u8(case, randaugment::invert),
+        "auto_contrast" => rand_augment!(case, auto_contrast()),
+        "equalize" => rand_augment!(case, equalize()),
+        "invert" => rand_augment!(case, invert()),
         "rotate" => {
             let degrees = level(case, "degrees", |share| share * 30.0)?;
-            each_u8_into(case, |x, h, w, y| randaugment::rotate(x, h, w, degrees, y))
+            rand_augment!(case, rotate(degrees) into)
         }
         "shear_x" | "shear_y" => {
             let shear = level(case, "shear", |share| share * 0.3)? as f32;
-            let shear_op = if op == "shear_x" { randaugment::shear_x } else { randaugment::shear_y };
-            each_u8_into(case, |x, h, w, y| shear_op(x, h, w, shear, y))
+            if op == "shear_x" {
+                rand_augment!(case, shear_x(shear) into)
+            } else {
+                rand_augment!(case, shear_y(shear) into)
+            }
         }
         "translate_x" | "translate_y" => {
             let pixels = level_of_any_constant(case, "pixels")? as f32;
-            let translate = if op == "translate_x" { randaugment::translate_x } else { randaugment::translate_y };
-            each_u8_into(case, |x, h, w, y| translate(x, h, w, pixels, y))
+            if op == "translate_x" {
+                rand_augment!(case, translate_x(pixels) into)
+            } else {
+                rand_augment!(case, translate_y(pixels) into)
+            }
         }
         "color" | "contrast" | "brightness" | "sharpness" => {
             let factor = level(case, "factor", |share| share * 1.8 + 0.1)? as f32;
             match op {
-                "color" => each_u8(case, |x, h, w| randaugment::color(x, h, w, factor)),
-                "contrast" => each_u8(case, |x, h, w| randaugment::contrast(x, h, w, factor)),
-                "brightness" => each_u8(case, |x, h, w| randaugment::brightness(x, h, w, factor)),
-                _ => each_u8_into(case, |x, h, w, y| randaugment::sharpness(x, h, w, factor, y)),
+                "color" => rand_augment!(case, color(factor)),
+                "contrast" => rand_augment!(case, contrast(factor)),
+                "brightness" => rand_augment!(case, brightness(factor)),
+                _ => rand_augment!(case, sharpness(factor) into),
             }
         }
         "posterize" => {
             level(case, "bits", |share| (share * 4.0).trunc())?;
             let bits = u32::try_from(case.size("bits")?)?;
-            each_u8(case, |x, h, w| randaugment::posterize(x, h, w, bits))
+            rand_augment!(case, posterize(bits))
         }
         "solarize" => {
             level(case, "threshold", |share| (share * 256.0).trunc())?;
             let threshold = u32::try_from(case.size("threshold")?)?;
-            each_u8(case, |x, h, w| randaugment::solarize(x, h, w, threshold))
+            rand_augment!(case, solarize(threshold))
         }
         "solarize_add" => {
             level(case, "addition", |share| (share * 110.0).trunc())?;
             let addition = u32::try_from(case.size("addition")?)?;
             let threshold = u32::try_from(case.size("threshold")?)?;
-            each_u8(case, |x, h, w| randaugment::solarize_add(x, h, w, addition, threshold))
+            rand_augment!(case, solarize_add(addition, threshold))
         }
         "cutout" => {
             level_of_any_constant(case, "pad_size")?;
             let pad = case.size("pad_size")?;
             let (row, col) = (case.size("centre_row")?, case.size("centre_col")?);
             let replace = replace(case)?;
-            each_u8(case, |x, h, w| randaugment::cutout(x, h, w, pad, row, col, replace))
+            // The host counts in usize, kernels in u32.
+            rand_augment!(case, cutout(pad as _, row as _, col as _, replace))
         }
         "distort" => distort(case),
         _ => fail(format!("no op `{op}`")),
@@ -185,10 +255,11 @@ macro_rules! by_type {
     };
 }
 
-fn crop_and_resize(input: &Values, region: CropBox, h: usize, w: usize) -> Fallible<Output> {
+fn crop_and_resize(case: &Case, region: CropBox, h: usize, w: usize) -> Fallible<Output> {
+    let input = case.input("image")?;
     let shape = nhwc(input)?;
     let mut y = vec![0.0; shape[0] * h * w * shape[3]];
-    by_type!(input, x => geometry::crop_resize(&x, shape, region, h, w, &mut y)?);
+    by_type!(input, x => geometry!(case, crop_resize(&x, shape, region, h, w) => &mut y));
     Ok(resized(input, h, w, &y))
 }
 
@@ -198,7 +269,7 @@ pub fn resize_bilinear(case: &Case) -> Fallible<Output> {
     let input = case.input("image")?;
     let (shape, h, w) = (nhwc(input)?, case.size("height")?, case.size("width")?);
     let mut y = vec![0.0; shape[0] * h * w * shape[3]];
-    by_type!(input, x => geometry::resize_bilinear(&x, shape, h, w, &mut y)?);
+    by_type!(input, x => geometry!(case, resize_bilinear(&x, shape, h, w) => &mut y));
     Ok(resized(input, h, w, &y))
 }
 
@@ -209,7 +280,7 @@ pub fn crop_resize(case: &Case) -> Fallible<Output> {
         height: case.size("crop_height")?,
         width: case.size("crop_width")?,
     };
-    crop_and_resize(case.input("image")?, region, case.size("height")?, case.size("width")?)
+    crop_and_resize(case, region, case.size("height")?, case.size("width")?)
 }
 
 pub fn flip_left_right(case: &Case) -> Fallible<Output> {
@@ -217,7 +288,7 @@ pub fn flip_left_right(case: &Case) -> Fallible<Output> {
     let shape = nhwc(input)?;
     by_type!(input, x => {
         let mut y = x.clone();
-        geometry::flip_left_right(&x, shape, &mut y)?;
+        geometry!(case, flip_left_right(&x, shape) => &mut y);
         Ok(Output::new(&input.shape, &y))
     })
 }
@@ -226,7 +297,7 @@ pub fn center_crop(case: &Case) -> Fallible<Output> {
     let input = case.input("image")?;
     let (shape, h, w) = (nhwc(input)?, case.size("height")?, case.size("width")?);
     let mut y = vec![0.0; shape[0] * h * w * shape[3]];
-    by_type!(input, x => geometry::center_crop(&x, shape, h, w, &mut y)?);
+    by_type!(input, x => geometry!(case, center_crop(&x, shape, h, w) => &mut y));
     Ok(resized(input, h, w, &y))
 }
 
@@ -237,9 +308,10 @@ pub fn resize_center_crop(case: &Case) -> Fallible<Output> {
     let input = case.input("image")?;
     let [n, _, _, c] = nhwc(input)?;
     let mut whole = vec![0.0; n * resize * resize * c];
-    by_type!(input, x => geometry::resize_bilinear(&x, nhwc(input)?, resize, resize, &mut whole)?);
+    let shape = nhwc(input)?;
+    by_type!(input, x => geometry!(case, resize_bilinear(&x, shape, resize, resize) => &mut whole));
     let mut y = vec![0.0; n * crop * crop * c];
-    geometry::center_crop(&whole, [n, resize, resize, c], crop, crop, &mut y)?;
+    geometry!(case, center_crop(&whole, [n, resize, resize, c], crop, crop) => &mut y);
     Ok(resized(input, crop, crop, &y))
 }
 
@@ -265,7 +337,7 @@ fn fill_mode(case: &Case, name: &str) -> Fallible<FillMode> {
 fn named_warp(
     case: &Case,
     transform: impl Fn(usize, usize) -> Transform,
-    named: impl Fn(&[f32], [usize; 4], &mut [f32]) -> warpsmith::Result<()>,
+    named: impl Fn(&[f32], [usize; 4], &mut [f32]) -> Fallible<()>,
 ) -> Fallible<Output> {
     let input = case.input("images")?;
     let shape = nhwc(input)?;
@@ -276,7 +348,8 @@ fn named_warp(
         named(&x, shape, &mut y)?;
     } else {
         let fill_value = if fill == FillMode::Constant { case.number("fill_value")? as f32 } else { 0.0 };
-        geometry::warp(&x, shape, &transform(shape[1], shape[2]), interpolation, fill, fill_value, &mut y)?;
+        let transform = transform(shape[1], shape[2]);
+        geometry!(case, warp(&x, shape, &transform, interpolation, fill, fill_value) => &mut y);
     }
     Ok(Output::new(&input.shape, &y))
 }
@@ -288,7 +361,10 @@ pub fn random_rotation(case: &Case) -> Fallible<Output> {
     named_warp(
         case,
         |h, w| geometry::rotation_transform(h, w, radians),
-        |x, shape, y| geometry::random_rotation(x, shape, radians, y),
+        |x, shape, y| {
+            geometry!(case, random_rotation(x, shape, radians) => y);
+            Ok(())
+        },
     )
 }
 
@@ -297,7 +373,10 @@ pub fn random_zoom(case: &Case) -> Fallible<Output> {
     named_warp(
         case,
         |h, w| geometry::zoom_transform(h, w, height, width),
-        |x, shape, y| geometry::random_zoom(x, shape, height, width, y),
+        |x, shape, y| {
+            geometry!(case, random_zoom(x, shape, height, width) => y);
+            Ok(())
+        },
     )
 }
 
@@ -316,7 +395,8 @@ pub fn warp(case: &Case) -> Fallible<Output> {
     let fill_value = case.number("fill_value")? as f32;
     let shape = [first, h, w, c];
     let mut y = vec![0.0; first * h * w * c];
-    geometry::warp(&input.f32s()[..y.len()], shape, &transform, interpolation, fill, fill_value, &mut y)?;
+    let x = &input.f32s()[..y.len()];
+    geometry!(case, warp(x, shape, &transform, interpolation, fill, fill_value) => &mut y);
     Ok(Output::new(&shape, &y))
 }
 
@@ -345,42 +425,65 @@ pub fn keras_cv_op(case: &Case, op: &str) -> Fallible<Output> {
     let [n, h, w, _] = nhwc(input)?;
     let shape = [n, h, w];
     let number = |name: &str| Ok::<f32, Box<dyn std::error::Error>>(case.number(name)? as f32);
-    let rgb = |shape: [usize; 4]| [shape[0], shape[1], shape[2]];
-    let mut x = input.f32s();
+    let x = input.f32s();
+    let mut y = x.clone();
+    // In place on the host.
+    macro_rules! op {
+        ($op:ident($($argument:expr),*)) => {
+            if !launched!(case, augment_pixel::keras_cv::$op(&x, shape $(, $argument)*) => &mut y) {
+                keras_cv::$op(&mut y, shape $(, $argument)*)?;
+            }
+        };
+    }
+    macro_rules! warped {
+        ($op:ident($argument:expr), $transform:expr) => {
+            return named_warp(case, $transform, |x, [n, h, w, _], y| {
+                if !launched!(case, augment_pixel::keras_cv::$op(x, [n, h, w], $argument) => y) {
+                    keras_cv::$op(x, [n, h, w], $argument, y)?;
+                }
+                Ok(())
+            })
+        };
+    }
     match op {
-        "auto_contrast" => keras_cv::auto_contrast(&mut x, shape)?,
-        "equalization" => keras_cv::equalization(&mut x, shape)?,
-        "solarization" => keras_cv::solarization(&mut x, shape, number("addition")?, number("threshold")?)?,
-        "random_color_degeneration" => keras_cv::random_color_degeneration(&mut x, shape, number("factor")?)?,
-        "random_contrast" => keras_cv::random_contrast(&mut x, shape, number("factor")?)?,
+        "auto_contrast" => op!(auto_contrast()),
+        "equalization" => op!(equalization()),
+        "solarization" => {
+            let (addition, threshold) = (number("addition")?, number("threshold")?);
+            op!(solarization(addition, threshold));
+        }
+        "random_color_degeneration" => {
+            let factor = number("factor")?;
+            op!(random_color_degeneration(factor));
+        }
+        "random_contrast" => {
+            let factor = number("factor")?;
+            op!(random_contrast(factor));
+        }
         "random_brightness" => {
             let delta = case.number("delta")?;
             case.explains("delta", delta, case.number("factor")? * 255.0)?;
-            keras_cv::random_brightness(&mut x, shape, delta as f32)?;
+            op!(random_brightness(delta as f32));
         }
         "random_shear_x" => {
             let shear = number("shear")?;
-            let named = |x: &[f32], shape, y: &mut [f32]| keras_cv::random_shear_x(x, rgb(shape), shear, y);
-            return named_warp(case, |_, _| geometry::shear_x_transform(shear), named);
+            warped!(random_shear_x(shear), |_, _| geometry::shear_x_transform(shear));
         }
         "random_shear_y" => {
             let shear = number("shear")?;
-            let named = |x: &[f32], shape, y: &mut [f32]| keras_cv::random_shear_y(x, rgb(shape), shear, y);
-            return named_warp(case, |_, _| geometry::shear_y_transform(shear), named);
+            warped!(random_shear_y(shear), |_, _| geometry::shear_y_transform(shear));
         }
         "random_translation_x" => {
             let factor = number("factor")?;
-            let named = |x: &[f32], shape, y: &mut [f32]| keras_cv::random_translation_x(x, rgb(shape), factor, y);
-            return named_warp(case, |_, w| geometry::translation_transform(-factor * w as f32, 0.0), named);
+            warped!(random_translation_x(factor), |_, w| geometry::translation_transform(-factor * w as f32, 0.0));
         }
         "random_translation_y" => {
             let factor = number("factor")?;
-            let named = |x: &[f32], shape, y: &mut [f32]| keras_cv::random_translation_y(x, rgb(shape), factor, y);
-            return named_warp(case, |h, _| geometry::translation_transform(0.0, -factor * h as f32), named);
+            warped!(random_translation_y(factor), |h, _| geometry::translation_transform(0.0, -factor * h as f32));
         }
         _ => return fail(format!("no op `{op}`")),
     }
-    Ok(Output::new(&input.shape, &x))
+    Ok(Output::new(&input.shape, &y))
 }
 
 pub fn corrupt(case: &Case, op: &str) -> Fallible<Output> {
@@ -390,31 +493,31 @@ pub fn corrupt(case: &Case, op: &str) -> Fallible<Output> {
     match op {
         "contrast" => {
             let c = number("c")?;
-            each_u8_into(case, |x, h, w, y| corruption::contrast(x, h, w, c, y))
+            each_u8(case, |x, h, w, y| corruption::contrast(x, h, w, c, y))
         }
         "brightness" => {
             let b = number("b")?;
-            each_u8_into(case, |x, h, w, y| corruption::brightness(x, h, w, b, y))
+            each_u8(case, |x, h, w, y| corruption::brightness(x, h, w, b, y))
         }
         "saturate" => {
             let (a, b) = (number("a")?, number("b")?);
-            each_u8_into(case, |x, h, w, y| corruption::saturate(x, h, w, a, b, y))
+            each_u8(case, |x, h, w, y| corruption::saturate(x, h, w, a, b, y))
         }
         "gaussian_blur" => {
             let sigma = number("sigma")?;
-            each_u8_into(case, |x, h, w, y| corruption::gaussian_blur(x, h, w, sigma, y))
+            each_u8(case, |x, h, w, y| corruption::gaussian_blur(x, h, w, sigma, y))
         }
         "defocus_blur" => {
             let (radius, blur_sigma) = (number("radius")?, number("blur_sigma")?);
-            each_u8_into(case, |x, h, w, y| corruption::defocus_blur(x, h, w, radius, blur_sigma, y))
+            each_u8(case, |x, h, w, y| corruption::defocus_blur(x, h, w, radius, blur_sigma, y))
         }
         "zoom_blur" => {
             let factors = case.numbers("factors")?;
-            each_u8_into(case, |x, h, w, y| corruption::zoom_blur(x, h, w, &factors, y))
+            each_u8(case, |x, h, w, y| corruption::zoom_blur(x, h, w, &factors, y))
         }
         "pixelate" => {
             let size = case.size("size")?;
-            each_u8_into(case, |x, h, w, y| corruption::pixelate(x, h, w, size, size, y))
+            each_u8(case, |x, h, w, y| corruption::pixelate(x, h, w, size, size, y))
         }
         _ => fail(format!("no op `{op}`")),
     }
@@ -424,5 +527,5 @@ pub fn corrupt(case: &Case, op: &str) -> Fallible<Output> {
 pub fn corrupt_by_severity(case: &Case, op: &str) -> Fallible<Option<Output>> {
     let Some(corruption) = corruption::Corruption::from_name(op) else { return Ok(None) };
     let severity = case.size("severity")?;
-    each_u8_into(case, |x, h, w, y| corruption.apply(severity, x, [1, h, w], y)).map(Some)
+    each_u8(case, |x, h, w, y| corruption.apply(severity, x, [1, h, w], y)).map(Some)
 }

@@ -35,6 +35,10 @@ pub fn cross_entropy_probs(case: &Case, result: &str) -> Fallible<Output> {
     let (rows, classes) = matrix(&p.shape)?;
     let labels = case.input("labels")?.i32s()?;
     let clip = Clip { min: case.number("clip_min")?, max: case.number("clip_max")? };
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = case.device.gpu() {
+        return on_gpu::cross_entropy_probs(gpu, (rows, classes), (&p.f32s(), &labels), clip, result);
+    }
     match result {
         "" => Ok(Output::scalar(probs_forward(rows, classes, &p.f32s(), &labels, clip, None)?)),
         "per_sample" => {
@@ -51,6 +55,56 @@ pub fn cross_entropy_probs(case: &Case, result: &str) -> Fallible<Output> {
     }
 }
 
+/// What has no op on the tape, through launchers.
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::{Clip, Fallible, Output, fail};
+    use cudarc::driver::CudaSlice;
+    use warpsmith::cuda::{cross_entropy, softmax_kl};
+    use warpsmith::device::Gpu;
+
+    /// The mean of a loss and its terms.
+    fn mean(gpu: &Gpu, losses: &CudaSlice<f64>) -> Fallible<(f32, Vec<f32>)> {
+        let s = gpu.stream();
+        let (mut loss, mut terms) = (s.alloc_zeros::<f32>(1)?, s.alloc_zeros::<f32>(losses.len())?);
+        cross_entropy::mean(gpu.kernels(), losses, Some(&mut terms), &mut loss, s)?;
+        Ok((s.clone_dtoh(&loss)?[0], s.clone_dtoh(&terms)?))
+    }
+
+    pub fn cross_entropy_probs(
+        gpu: &Gpu,
+        shape: (usize, usize),
+        (p, labels): (&[f32], &[i32]),
+        clip: Clip,
+        result: &str,
+    ) -> Fallible<Output> {
+        let s = gpu.stream();
+        let inputs = (&s.clone_htod(p)?, &s.clone_htod(labels)?);
+        if result == "grad" {
+            let mut dp = s.alloc_zeros::<f32>(p.len())?;
+            let dloss = s.clone_htod(&[1.0f32])?;
+            cross_entropy::probs_backward(gpu.kernels(), shape, inputs, clip, &dloss, &mut dp, s)?;
+            return Ok(Output::new(&[shape.0, shape.1], &s.clone_dtoh(&dp)?));
+        }
+        let mut losses = s.alloc_zeros::<f64>(shape.0)?;
+        cross_entropy::probs_forward(gpu.kernels(), shape, inputs, clip, &mut losses, s)?;
+        let (loss, terms) = mean(gpu, &losses)?;
+        match result {
+            "" => Ok(Output::scalar(loss)),
+            "per_sample" => Ok(Output::new(&[shape.0], &terms)),
+            _ => fail(format!("cross-entropy has no result `{result}`")),
+        }
+    }
+
+    pub fn kl_divergence(gpu: &Gpu, shape: (usize, usize), (p, q): (&[f32], &[f32])) -> Fallible<Output> {
+        let s = gpu.stream();
+        let inputs = (&s.clone_htod(p)?, &s.clone_htod(q)?);
+        let mut losses = s.alloc_zeros::<f64>(shape.0)?;
+        softmax_kl::kl_div(gpu.kernels(), shape, inputs, &mut losses, s)?;
+        Ok(Output::scalar(mean(gpu, &losses)?.0))
+    }
+}
+
 /// The divergences clip as Keras does and have no setting for it.
 fn kl_clip(case: &Case) -> Fallible<()> {
     case.constant("clip_min", Clip::KL.min)?;
@@ -61,6 +115,10 @@ pub fn kl_divergence(case: &Case) -> Fallible<Output> {
     kl_clip(case)?;
     let (p, q) = (case.input("p")?, case.input("q")?);
     let (rows, classes) = matrix(&p.shape)?;
+    #[cfg(feature = "cuda")]
+    if let Some(gpu) = case.device.gpu() {
+        return on_gpu::kl_divergence(gpu, (rows, classes), (&p.f32s(), &q.f32s()));
+    }
     Ok(Output::scalar(kl_div(rows, classes, &p.f32s(), &q.f32s(), None)?))
 }
 

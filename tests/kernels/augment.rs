@@ -29,7 +29,9 @@ pub const CASES: &[Case] = &[
 ];
 
 /// Image values of both types.
-trait Pixel: cpu::Pixel + cuda::Pixel + DeviceRepr + cudarc::driver::ValidAsZeroBits + Default {
+trait Pixel:
+    cpu::Pixel + cuda::Pixel + DeviceRepr + cudarc::driver::ValidAsZeroBits + bytemuck::NoUninit + Default
+{
     fn values(n: usize, seed: u64) -> Vec<Self>;
 }
 

@@ -1,7 +1,10 @@
 //! The device that the kernels are tested on.
 
+use bytemuck::NoUninit;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DeviceRepr};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, OnceLock};
 use warpsmith::cuda::{Kernels, entries};
 use warpsmith::rng::Philox;
@@ -32,13 +35,32 @@ impl Gpu {
         self.stream.clone_htod(values).unwrap()
     }
 
-    pub fn get<T: DeviceRepr>(&self, buffer: &impl DevicePtr<T>) -> Vec<T> {
-        self.stream.clone_dtoh(buffer).unwrap()
+    pub fn get<T: DeviceRepr + NoUninit>(&self, buffer: &impl DevicePtr<T>) -> Vec<T> {
+        let values = self.stream.clone_dtoh(buffer).unwrap();
+        READ.with_borrow_mut(|read| read.write(bytemuck::cast_slice(&values)));
+        values
     }
 }
 
+thread_local! {
+    /// What the test of this thread has read back.
+    static READ: RefCell<DefaultHasher> = RefCell::default();
+}
+
+/// A digest of what the test of this thread has read back.
+pub fn digest() -> u64 {
+    READ.take().finish()
+}
+
+/// From here on the blocks of a launch, and the warps of a block, run in an order of this seed.
+pub fn schedule(seed: u64) {
+    gpu();
+    assert!(!real(), "a GPU orders blocks and warps as it likes");
+    warpsmith_emulator::configure("seed", &seed.to_string()).unwrap();
+}
+
 /// A float type of kernels: what the host computes in f32 is rounded to it.
-pub trait Float: warpsmith::cuda::Value + DeviceRepr + cudarc::driver::ValidAsZeroBits {
+pub trait Float: warpsmith::cuda::Value + DeviceRepr + cudarc::driver::ValidAsZeroBits + NoUninit {
     /// Distance from one to the next number.
     const EPSILON: f64;
     fn from_floats(x: &[f32]) -> Vec<Self>;

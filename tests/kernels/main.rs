@@ -3,6 +3,9 @@
 //!
 //! They run on the emulator, with every check on, or with `WARPSMITH_CUDA=device` on a real GPU. After all of them the
 //! emulator's report must be free of findings, and every kernel must have been launched.
+//!
+//! `WARPSMITH_SCHEDULES=16` runs the kernels' tests in 16 orders of blocks and warps: what they read back must be the same
+//! to the last bit.
 
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code)] // build.rs uses the rest.
@@ -23,47 +26,84 @@ mod losses;
 mod optimisers;
 mod pool2d;
 mod prebuilt;
+#[cfg(feature = "train")]
+mod procedures;
 mod resources;
 mod supcon;
 
 use libtest_mimic::{Arguments, Trial};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 /// A test by name.
 type Case = (&'static str, fn());
 
+/// Cases that launch single kernels.
+const KERNELS: &[&[Case]] = &[
+    augment::CASES,
+    elementwise::CASES,
+    gemm::CASES,
+    optimisers::CASES,
+    batch_norm::CASES,
+    conv2d::CASES,
+    pool2d::CASES,
+    losses::CASES,
+    supcon::CASES,
+];
+
+fn trial(&(name, case): &Case, is_long: bool) -> Trial {
+    let run = move || {
+        case();
+        Ok(())
+    };
+    Trial::test(name, run).with_ignored_flag(is_long)
+}
+
+/// A case whose outputs are compared with those under the first schedule.
+fn scheduled(&(name, case): &Case) -> Trial {
+    static DIGESTS: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
+    let run = move || {
+        case();
+        let digest = gpu::digest();
+        match *DIGESTS.lock().unwrap().entry(name).or_insert(digest) {
+            first if first == digest => Ok(()),
+            _ => Err("what it computes depends on the order of blocks and warps".into()),
+        }
+    };
+    Trial::test(name, run)
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let cases = [
-        prebuilt::CASES,
-        resources::CASES,
-        abi::CASES,
-        augment::CASES,
-        elementwise::CASES,
-        gemm::CASES,
-        optimisers::CASES,
-        batch_norm::CASES,
-        conv2d::CASES,
-        pool2d::CASES,
-        losses::CASES,
-        supcon::CASES,
-        device::CASES,
+    let mut arguments = Arguments::from_args();
+    let schedules = std::env::var("WARPSMITH_SCHEDULES").map_or(1, |n| n.parse().expect("a number of schedules"));
+    let others = [prebuilt::CASES, resources::CASES, abi::CASES, device::CASES].concat();
+    let long = [
+        device::LONG_CASES,
+        #[cfg(feature = "train")]
+        procedures::LONG_CASES,
     ]
     .concat();
-    let trial = |&(name, case): &Case, is_long: bool| {
-        let run = move || {
-            case();
-            Ok(())
-        };
-        Trial::test(name, run).with_ignored_flag(is_long)
-    };
-    let trials = cases.iter().map(|case| trial(case, false));
-    let trials = trials.chain(device::LONG_CASES.iter().map(|case| trial(case, true)));
+    let kernels = KERNELS.concat();
+    let trials = others.iter().map(|case| trial(case, false)).chain(kernels.iter().map(scheduled));
+    let trials = trials.chain(long.iter().map(|case| trial(case, true)));
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     // A part of the tests launches a part of the kernels.
     let whole = arguments.filter.is_none() && arguments.skip.is_empty() && !arguments.list && !arguments.ignored;
-    if whole && !conclusion.has_failed() && !gpu::verdict() {
+    if conclusion.has_failed() || arguments.list {
+        return conclusion.exit_code();
+    }
+    arguments.quiet = true;
+    for seed in 1..schedules {
+        gpu::schedule(seed);
+        println!("blocks and warps in order {seed} of 1 to {}", schedules - 1);
+        let conclusion = libtest_mimic::run(&arguments, kernels.iter().map(scheduled).collect());
+        if conclusion.has_failed() {
+            return conclusion.exit_code();
+        }
+    }
+    if whole && !gpu::verdict() {
         return ExitCode::FAILURE;
     }
-    conclusion.exit_code()
+    ExitCode::SUCCESS
 }

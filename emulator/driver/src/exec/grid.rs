@@ -83,6 +83,8 @@ type Noted = BTreeMap<(usize, Kind), (u64, Finding)>;
 struct Slot {
     block: Block,
     warps: Vec<Warp>,
+    /// In which order the warps take turns.
+    order: Vec<usize>,
 }
 
 enum Turn {
@@ -253,6 +255,20 @@ fn permute(place: u64, blocks: u64, seed: u64) -> u64 {
     (at % u128::from(blocks)) as u64
 }
 
+/// In which order the warps of a block take turns: by number for seed 0, else shuffled for each block.
+fn shuffle(order: &mut [usize], block: u64, seed: u64) {
+    if seed == 0 {
+        return;
+    }
+    // A slot is used again for other blocks: the order must not depend on which.
+    order.iter_mut().enumerate().for_each(|(place, warp)| *warp = place);
+    let mut random = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ block).wrapping_mul(0xd134_2543_de82_ef95);
+    for last in (1..order.len()).rev() {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        order.swap(last, (random >> 33) as usize % (last + 1));
+    }
+}
+
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -268,7 +284,7 @@ fn run_independent(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64, n
         if number > failed.load(Ordering::Relaxed) {
             continue;
         }
-        start(cx, &mut slot, spec, number);
+        start(cx, &mut slot, spec, number, options.seed);
         loop {
             match turn(cx, &mut slot) {
                 Turn::Ran => {}
@@ -303,7 +319,7 @@ fn run_coupled(cx: &mut Cx, spec: &Launch, options: &Options, blocks: u64) {
     loop {
         while admit > 0 && place < blocks && slots.len() < options.resident.max(1) {
             let mut slot = free.pop().unwrap_or_else(|| new_slot(cx, spec, options));
-            start(cx, &mut slot, spec, permute(place, blocks, options.seed));
+            start(cx, &mut slot, spec, permute(place, blocks, options.seed), options.seed);
             slots.push(slot);
             place += 1;
             admit -= 1;
@@ -355,7 +371,7 @@ fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
     let threads = spec.block.iter().product::<u32>();
     let last = kernel.shared_vars.last().map_or(0, |v| v.at + v.bytes);
     let shared = if spec.dynamic_shared == 0 { last } else { kernel.dynamic_place + spec.dynamic_shared };
-    let warps = (0..threads.div_ceil(32))
+    let warps: Vec<Warp> = (0..threads.div_ceil(32))
         .map(|id| {
             let mut regs = Regs::new(kernel.words as usize, kernel.preds as usize);
             for &(row, v) in &kernel.consts {
@@ -407,6 +423,7 @@ fn new_slot(cx: &Cx, spec: &Launch, options: &Options) -> Slot {
             exit_clock: [0; 32],
             wake: Vec::new(),
         },
+        order: (0..warps.len()).collect(),
         warps,
     }
 }
@@ -440,9 +457,10 @@ fn static_special(s: Special, spec: &Launch, options: &Options, kernel: &Kernel,
 }
 
 /// Puts a block into a slot.
-fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64) {
+fn start(cx: &mut Cx, slot: &mut Slot, spec: &Launch, number: u64, seed: u64) {
     let [gx, gy, _] = spec.grid.map(u64::from);
     let index = [(number % gx) as u32, (number / gx % gy) as u32, (number / (gx * gy)) as u32];
+    shuffle(&mut slot.order, number, seed);
     let block = &mut slot.block;
     block.number = number as u32;
     block.index = index;
@@ -507,7 +525,7 @@ fn ready(code: &[Inst], warp: &Warp) -> Option<usize> {
 
 /// One turn of every warp of a block.
 fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
-    let Slot { block, warps } = slot;
+    let Slot { block, warps, order } = slot;
     if let Some((_, seconds)) = cx.deadline.filter(|d| Instant::now() > d.0)
         && let Some(warp) = warps.iter().find(|w| w.live != 0)
     {
@@ -519,7 +537,7 @@ fn turn(cx: &mut Cx, slot: &mut Slot) -> Turn {
     }
     let mut able = false;
     let mut alive = false;
-    for w in 0..warps.len() {
+    for &w in order.iter() {
         if warps[w].live == 0 {
             continue;
         }
@@ -602,7 +620,7 @@ fn idle(cx: &mut Cx, block: &mut Block, warp: &mut Warp, group: usize) {
 
 /// Lanes that wait for those of their warp that stand at a barrier, only to exit with them: lets them exit.
 fn retire(cx: &mut Cx, slot: &mut Slot) -> bool {
-    let Slot { block, warps } = slot;
+    let Slot { block, warps, .. } = slot;
     let waits = |w: &&mut Warp| w.groups.iter().any(|g| matches!(g.state, State::Barrier(_)));
     warps.iter_mut().filter(waits).any(|w| warp_ops::retire(cx, block, w, None))
 }

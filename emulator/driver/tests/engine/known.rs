@@ -514,3 +514,38 @@ fn seeds_and_threads_change_nothing_that_is_right() {
         assert_eq!(report(seed, 1), first);
     }
 }
+
+/// Seeds shuffle the warps of each block: whoever stores last, where nothing orders the stores, wins under some seed.
+#[test]
+fn seeds_shuffle_the_warps_of_a_block() {
+    let last_wins = ".version 8.0\n.target sm_80\n.address_size 64\n
+        .visible .entry last_wins(.param .u64 out) {
+            .reg .b32 %r<6>;
+            .reg .b64 %rd<4>;
+            .shared .align 4 .b8 word[4];
+            mov.u32 %r1, %tid.x;
+            st.shared.u32 [word], %r1;
+            bar.sync 0;
+            ld.shared.u32 %r2, [word];
+            mov.u32 %r3, %ctaid.x;
+            mad.lo.u32 %r4, %r3, %ntid.x, %r1;
+            ld.param.u64 %rd1, [out];
+            mul.wide.u32 %rd2, %r4, 4;
+            add.u64 %rd3, %rd1, %rd2;
+            st.global.u32 [%rd3], %r2;
+            ret;
+        }";
+    let winners = |seed: u64, threads: usize| -> Vec<u32> {
+        let mut rig = Rig::new(last_wins);
+        rig.settings.seed = seed;
+        rig.settings.threads = threads;
+        let out = rig.empty::<u32>(64 * 256);
+        rig.run("last_wins", 64, 256, &[Arg::Ptr(out)]);
+        rig.get::<u32>(out, 64 * 256).chunks(256).map(|block| block[0] / 32).collect()
+    };
+    assert_eq!(winners(0, 1), [7; 64], "by number");
+    let seventh = winners(7, 1);
+    assert!((0..8).all(|warp| seventh.contains(&warp)), "each warp is last in some block: {seventh:?}");
+    assert_eq!(winners(7, 3), seventh, "whatever the threads");
+    assert_ne!(winners(8, 1), seventh);
+}

@@ -1,0 +1,220 @@
+//! Training steps of the four procedures on the CUDA device, each from the state that the CPU is in, beside the CPU's.
+//!
+//! The procedures are run as a user runs them, and stopped after every step: the checkpoint of the CPU, resumed on the
+//! CUDA device for one step, must lead to where the CPU is after its next one. With `WARPSMITH_STEPS=10` that many steps of
+//! each run are compared; training is chaotic, so no two steps in a row are taken on the device.
+//!
+//! How far two right answers may lie apart depends on the state: eight samples in a batch norm whose variance is nearly 0
+//! amplify the last bit of the weights ten thousandfold. So the CPU takes each step once more with weights that are off
+//! by one bit, and the device must be no further away than a few times that.
+
+use super::Case;
+use super::gpu::gpu;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::rc::Rc;
+use warpsmith::device::CudaOptions;
+use warpsmith::recipes::{self, Recipe, Sources};
+use warpsmith::rng::Philox;
+use warpsmith::train::{EpochRecord, Observer, StepReport, StopFlag};
+use warpsmith::{Device, Error};
+
+/// Tests that take long on the emulator, for `--include-ignored`.
+pub const LONG_CASES: &[Case] = &[
+    ("procedures::consistency_follows_the_cpu", || {
+        follows_the_cpu::<recipes::consistency::Config>(&["swa_start=0", "swa_period=1"]);
+    }),
+    ("procedures::randaugment_follows_the_cpu", || follows_the_cpu::<recipes::randaugment::Config>(&[])),
+    ("procedures::fixres_follows_the_cpu", || follows_the_cpu::<recipes::fixres::Config>(&["test_size=40"])),
+    ("procedures::supcon_follows_the_cpu", || {
+        follows_the_cpu::<recipes::supcon::Config>(&["similarity_images=10"]);
+    }),
+];
+
+/// What a step trained on, and where it led.
+struct Step {
+    run: String,
+    /// Steps done in the epoch, which is the run's only one.
+    step: usize,
+    /// Mean of the epoch so far.
+    loss: f64,
+    images: Vec<Vec<u8>>,
+    labels: Vec<u8>,
+    indices: Vec<u32>,
+    /// Tensors of the checkpoint, and the learning rate.
+    tensors: BTreeMap<String, Vec<f32>>,
+    learning_rate: f64,
+}
+
+/// Stops after the first step.
+struct FirstStep {
+    stop: StopFlag,
+    seen: Rc<RefCell<Option<Step>>>,
+}
+
+impl Observer for FirstStep {
+    fn step(&mut self, report: &StepReport) {
+        self.stop.stop();
+        *self.seen.borrow_mut() = Some(Step {
+            run: report.run.to_string(),
+            step: report.step,
+            loss: report.loss,
+            images: report.batch.images.iter().map(|images| images.to_bytes().unwrap()).collect(),
+            labels: report.batch.labels.to_bytes().unwrap(),
+            indices: report.batch.indices.clone(),
+            tensors: BTreeMap::new(),
+            learning_rate: 0.0,
+        });
+    }
+
+    fn epoch(&mut self, _: &str, _: u32, _: &EpochRecord) {}
+
+    fn message(&mut self, _: &str) {}
+}
+
+/// Goes on in a folder for one step; `None` when the procedure ended instead.
+fn one_step<R: Recipe>(folder: &Path, device: &Device) -> Option<Step> {
+    let (mut session, recipe, sources) = recipes::resume::<R>(folder, device).unwrap();
+    let data = recipe.load(&sources, session.seed()).unwrap();
+    let seen = Rc::default();
+    session.observer = Box::new(FirstStep { stop: session.stop.clone(), seen: Rc::clone(&seen) });
+    match recipe.run(&mut session, &data) {
+        Ok(_) => return None,
+        Err(Error::Interrupted { .. }) => {}
+        Err(error) => panic!("{error}"),
+    }
+    let mut step = seen.take().unwrap();
+    let bytes = fs::read(folder.join("checkpoint.safetensors")).unwrap();
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["state"]).unwrap();
+    step.learning_rate = state["progress"]["learning_rate"].as_f64().unwrap();
+    for (name, view) in safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors() {
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        step.tensors.insert(name, values);
+    }
+    Some(step)
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// `|a - b| / |b|` in the Euclidean norm; 0 where both are 0.
+fn distance(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let (off, of) = pairs.fold((0.0, 0.0), |(off, of), (a, b)| (off + (a - b) * (a - b), of + b * b));
+    if off == 0.0 { 0.0 } else { (off / of).sqrt() }
+}
+
+/// Moves every weight of a checkpoint by one bit, up or down.
+fn nudge_weights(folder: &Path) {
+    let path = folder.join("checkpoint.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let (first, end) = metadata.tensors()["params"].data_offsets;
+    let mut random = Philox::new(7, 7);
+    for value in bytes[8 + header..][first..end].chunks_exact_mut(4) {
+        let bits = u32::from_le_bytes((&*value).try_into().unwrap());
+        // Zeros are padding, and biases at the start.
+        let nudged = if bits << 1 == 0 { bits } else { bits - 1 + 2 * (random.next_word() >> 31) };
+        value.copy_from_slice(&nudged.to_le_bytes());
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+fn follows_the_cpu<R: Recipe>(settings: &[&str]) {
+    let steps: usize = std::env::var("WARPSMITH_STEPS").map_or(1, |steps| steps.parse().expect("a number of steps"));
+    let mut recipe = R::reduced();
+    let limits = [format!("max_steps={}", steps + 1), format!("limit_train={}", 10 * (steps + 3))];
+    let common = ["batch_size=8", "image_size=32", "limit_test=10"].iter().chain(settings);
+    for setting in limits.iter().map(String::as_str).chain(common.copied()) {
+        recipes::set_field(&mut recipe, setting).unwrap();
+    }
+    gpu(); // Installs the emulator.
+    let cpu = Device::cpu().unwrap();
+    let cuda = Device::cuda_with(CudaOptions { cached: false, ..CudaOptions::default() }).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let [folder, nudged, copy] = ["cpu", "nudged", "cuda"].map(|name| scratch.path().join(name));
+    recipes::start(&recipe, &Sources::default(), &folder, &cpu, 42).unwrap();
+    let mut before: Option<Step> = None;
+    let mut compared = BTreeMap::new();
+    loop {
+        if before.is_some() {
+            copy_folder(&folder, &copy);
+            copy_folder(&folder, &nudged);
+        }
+        let Some(want) = one_step::<R>(&folder, &cpu) else { break };
+        if let Some(before) = before.filter(|before| before.run == want.run) {
+            nudge_weights(&nudged);
+            let near = one_step::<R>(&nudged, &cpu).unwrap();
+            let got = one_step::<R>(&copy, &cuda).unwrap();
+            compare(&before, &got, &near, &want);
+            *compared.entry(want.run.clone()).or_insert(0) += 1;
+        }
+        before = Some(want);
+    }
+    assert!(compared.len() >= 2 && compared.values().all(|&n| n == steps), "{compared:?}");
+}
+
+/// From the state `before`, the device went to `got` and the CPU to `want`; from weights one bit away it went to `near`.
+fn compare(before: &Step, got: &Step, near: &Step, want: &Step) {
+    let name = format!("{}, step {}", want.run, want.step);
+    assert_eq!((&got.run, got.step, got.learning_rate), (&want.run, want.step, want.learning_rate));
+    assert!(got.indices == want.indices && got.labels == want.labels, "{name}: labels and order of the batch");
+    assert!(got.images == want.images, "{name}: pictures of the batch");
+
+    let [m, v, params, stats] = ["adam/m", "adam/v", "params", "moving_statistics"];
+    let moments = want.tensors[m].len();
+    let loss = |step: &Step| step.loss * step.step as f64 - before.loss * before.step as f64;
+    let of = |step: &Step, name: &str, i: usize| f64::from(step.tensors[name][i]);
+    let apart =
+        |a: &Step, name: &str| distance((0..want.tensors[name].len()).map(|i| (of(a, name, i), of(want, name, i))));
+    // The gradient is what made the new first moment out of the old one.
+    let gradient = |step: &Step, i: usize| (of(step, m, i) - 0.9 * of(before, m, i)) / 0.1;
+    let errors = |a: &Step| {
+        let gradients = distance((0..moments).map(|i| (gradient(a, i), gradient(want, i))));
+        [
+            ("loss", ((loss(a) - loss(want)) / loss(want)).abs()),
+            ("gradient", gradients),
+            ("moving statistics", apart(a, stats)),
+        ]
+    };
+    for ((what, error), (_, near)) in errors(got).into_iter().zip(errors(near)) {
+        println!("{name}: {what} off by {error:.1e}, one bit of the weights makes {near:.1e}");
+        // Fifty layers round in both, and the bits of one nudge may happen to cancel.
+        assert!(error <= 5.0 * near + 1e-5, "{name}: {what} off by {error}, one bit of the weights makes {near}");
+    }
+
+    // The update is the one that the device's own moments call for: where a gradient is nearly 0 the sign of an update is
+    // that of rounding. With frozen parameters the moments are fewer, and the checkpoint does not say whose they are.
+    let update = |step: &Step, i: usize| of(step, params, i) - of(before, params, i);
+    let n = want.tensors[params].len();
+    if moments == n {
+        let t = want.step as i32;
+        let rate = want.learning_rate * (1.0 - 0.999f64.powi(t)).sqrt() / (1.0 - 0.9f64.powi(t));
+        let asked = |i: usize| -rate * of(got, m, i) / (of(got, v, i).sqrt() + 1e-7);
+        let error = distance((0..n).map(|i| (update(got, i), asked(i))));
+        println!("{name}: update off by {error:.1e}");
+        assert!(error <= 1e-4, "{name}: update off by {error}");
+    } else {
+        assert!((0..n).all(|i| (update(got, i) == 0.0) == (update(want, i) == 0.0)), "{name}: what is frozen");
+        let error = distance((0..n).map(|i| (update(got, i), update(want, i))));
+        println!("{name}: update off by {error:.1e}");
+        assert!(error <= 1e-2, "{name}: update off by {error}");
+    }
+    if want.tensors.contains_key("swa/average") {
+        // An average is not further off than what it is of.
+        let [average, of] = ["swa/average", params].map(|name| apart(got, name));
+        assert!(average <= of + 1e-7, "{name}: the average is off by {average}, the parameters by {of}");
+    }
+}
