@@ -1,7 +1,7 @@
 //! Launchers of `kernels/pool2d.cu`: device twins of [`cpu::pool2d`](crate::cpu::pool2d), whose meaning of `argmax` and of
 //! padding they share.
 
-use super::launch::{Entry, F32, Kernels, PTR, U32, U64, Value, input, optional_input, optional_output, output};
+use super::launch::{Entry, F32, Kernels, PTR, U32, U64, Value, elems, input, optional_input, optional_output, output};
 use crate::error::check_len;
 use crate::problem::Pool2dProblem;
 use crate::{Error, Result};
@@ -109,8 +109,8 @@ fn check_avg(op: &'static str, [n, pixels, c]: [usize; 3], images: usize, means:
         let got = format!("[{n}, {pixels}, {c}]");
         return Err(Error::shape(op, "positive extents [n, pixels, c], c < 2^31", got, "check the extents"));
     };
-    check_len(op, "images", images, n * pixels * c)?;
-    check_len(op, "means", means, n * c)?;
+    check_len(op, "images", images, elems(op, &[n, pixels, c])?)?;
+    check_len(op, "means", means, elems(op, &[n, c])?)?;
     Ok(channels)
 }
 

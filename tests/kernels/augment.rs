@@ -494,6 +494,11 @@ fn bad_input() {
     let mut small = zeros::<u8>(100);
     let result = apply(k, &fine, &table, Rows::Batch, &pixels, &two, 0, &step, Some(&mut small), &mut y, s);
     assert_error(result, &["at least 128 bytes of workspace", "100"]);
+    let turning = plan(&[AugmentStep::resize(4, 5), AugmentStep::random_rotation(0.1)]);
+    let mut shifted = zeros::<u8>(1001);
+    let shifted = Some(&mut shifted.slice_mut(1..));
+    let result = apply(k, &turning, &table, Rows::Batch, &pixels, &two, 0, &step, shifted, &mut y, s);
+    assert_error(result, &["augment_pipeline", "`workspace` aligned to 16 bytes", "instead of a view"]);
     let large = plan(&[AugmentStep::resize(400, 400), AugmentStep::truncate()]);
     let mut y = zeros::<f32>(2 * 400 * 400 * 3);
     let result = apply(k, &large, &table, Rows::Batch, &pixels, &two, 0, &step, NONE, &mut y, s);

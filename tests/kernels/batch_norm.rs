@@ -242,6 +242,11 @@ fn bad_input() {
     assert_error(result, &["batch_norm normalize", "`y`", "12", "11"]);
     let result = cuda::normalize(&gpu.kernels, (0, 3), &s.dx, &tables, none, false, &mut y, &gpu.stream);
     assert_error(result, &["rows > 0", "[0, 3]"]);
+    let (huge, nothing) = ((1 << 41, 1 << 23), s.dx.slice(0..0));
+    let result =
+        cuda::normalize(&gpu.kernels, huge, &nothing, &tables, none, false, &mut y.slice_mut(0..0), &gpu.stream);
+    assert_error(result, &["batch_norm normalize", "fits the address space"]);
+    assert_eq!(cuda::workspace_elems(usize::MAX, usize::MAX), usize::MAX, "more than there is");
     let mut short = gpu.stream.alloc_zeros::<f32>(1).unwrap();
     let mut dgamma = gpu.stream.alloc_zeros::<f32>(3).unwrap();
     let gradients = Gradients {

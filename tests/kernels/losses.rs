@@ -219,7 +219,15 @@ fn bad_input() {
     assert_error(result, &["a positive temperature", "got 0"]);
     let result = cuda::softmax_kl::softmax(&gpu.kernels, (0, 3), &z, 1.0, &mut out, s);
     assert_error(result, &["positive extents", "[0, 3]"]);
+    // Products of extents that wrap around to the length of nothing.
+    let (huge, none, mut nowhere) = ((1 << 33, 1 << 31), z.slice(0..0), s.alloc_zeros::<f32>(1).unwrap());
+    let result = cuda::softmax_kl::softmax(&gpu.kernels, huge, &none, 1.0, &mut nowhere.slice_mut(0..0), s);
+    assert_error(result, &["softmax", "fits the address space", "[8589934592, 2147483648]"]);
     let mut losses = s.alloc_zeros::<f64>(2).unwrap();
+    let result = cuda::softmax_kl::kl_div(&gpu.kernels, huge, (&none, &none), &mut losses, s);
+    assert_error(result, &["kl_div", "fits the address space"]);
+    let result = cuda::cross_entropy::forward(&gpu.kernels, huge, (&none, &gpu.put(&[1])), &mut losses, s);
+    assert_error(result, &["cross_entropy", "fits the address space"]);
     let result = cuda::cross_entropy::forward(&gpu.kernels, (2, 3), (&z, &gpu.put(&[1])), &mut losses, s);
     assert_error(result, &["`labels`", "2", "1"]);
     let stream = Stream { seed: 1, step: 0, index: 0, op: 3 };
