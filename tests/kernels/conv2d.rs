@@ -301,9 +301,10 @@ fn counters() {
     if std::env::var_os("WARPSMITH_CUDA").is_some() {
         return;
     }
-    let p = problem([1, 16, 16, 128], [128, 3, 3], Window::square(1, 1));
-    let data = Data::new(&p, whole);
-    for pass in PASSES {
+    let windows = problem([1, 16, 16, 128], [128, 3, 3], Window::square(1, 1));
+    let plain = problem([1, 16, 16, 128], [128, 1, 1], Window::square(0, 1));
+    for (p, pass) in [windows, plain].into_iter().flat_map(|p| PASSES.map(|pass| (p, pass))) {
+        let data = Data::new(&p, whole);
         let kinds: [(&str, Plans); 3] =
             [("f32", Plan::candidates::<f32>), ("tf32", Plan::tf32_candidates), ("bf16", Plan::candidates::<bf16>)];
         let plans =
@@ -315,7 +316,8 @@ fn counters() {
                 data.run::<f32>(&plan, false)
             };
             let ((bm, bn), pass) = (plan.tile(), format!("{pass:?}").to_lowercase());
-            let name = format!("conv2d_{pass}_implicit_gemm_{bm}x{bn}_{kind}");
+            let algorithm = if p == plain && kind != "f32" { "gemm" } else { "implicit_gemm" };
+            let name = format!("conv2d_{pass}_{algorithm}_{bm}x{bn}_{kind}");
             // Other tests run beside this one.
             let report = warpsmith_emulator::report().unwrap();
             let launch = report.launches.iter().rev().find(|l| l.kernel == name).unwrap();
@@ -354,6 +356,9 @@ fn bad_input() {
     assert_error(Plan::new::<f32>(Pass::Fprop, &p), &["Conv2dProblem::new"]);
     let huge = problem([1 << 16, 1 << 10, 1 << 5, 1], [1, 1, 1], Window::square(0, 1));
     assert_error(Plan::new::<f32>(Pass::Fprop, &huge), &["2^30", "split the batch"]);
+    let large = problem([1 << 29, 1, 1, 1 << 29], [1, 1, 1], Window::square(0, 1));
+    let plans = Plan::candidates::<f32>(Pass::Dgrad, &large).unwrap();
+    assert!(plans.iter().all(|plan| plan.parts() == 1), "64 parts of 2^58 results are more than there is to count");
     let far = Window { pads: [1 << 18, 0, 0, 0], dilations: [1 << 18, 1], ..Window::default() };
     let far = problem([1, 4, 1 << 12, 1], [1, 2, 1], far);
     assert_error(Plan::new::<f32>(Pass::Fprop, &far), &["pixels between two taps", "2^30"]);
