@@ -593,7 +593,7 @@ pub fn wgrad<T: Value>(
 pub fn bias_grad_workspace_elems(rows: usize, k: usize) -> usize {
     let channels = u32::try_from(k).unwrap_or(u32::MAX).max(1);
     let blocks = |values| Rows::new(rows.max(1), channels, values).blocks() as usize;
-    blocks(4).max(blocks(8)) * k
+    blocks(4).max(blocks(8)).saturating_mul(k)
 }
 
 /// Gradient to the bias: `db[k] += sum over n, p, q of dy`, in f32 for every type.

@@ -328,6 +328,7 @@ fn bad_input() {
     assert_error(Plan::new::<f32>(Pass::Fprop, &p), &["Conv2dProblem::new"]);
     let huge = problem([1 << 16, 1 << 10, 1 << 5, 1], [1, 1, 1], Window::square(0, 1));
     assert_error(Plan::new::<f32>(Pass::Fprop, &huge), &["2^30", "split the batch"]);
+    assert_eq!(cuda::bias_grad_workspace_elems(usize::MAX, usize::MAX), usize::MAX, "more than there is");
     let large = problem([1 << 29, 1, 1, 1 << 29], [1, 1, 1], Window::square(0, 1));
     let plans = Plan::candidates::<f32>(Pass::Dgrad, &large).unwrap();
     assert!(plans.iter().all(|plan| plan.parts() == 1), "64 parts of 2^58 results are more than there is to count");
