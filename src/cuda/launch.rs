@@ -15,6 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// PTX of every kernel file, by name.
 const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+/// Machine code and PTX of every kernel file, by name; with feature `compile-kernels` only.
+const FATBINS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
 /// The PTX of all kernel files, by the name of the file.
 pub fn ptx() -> &'static [(&'static str, &'static str)] {
     FILES
@@ -232,7 +235,14 @@ impl Kernels {
         let (_, ptx) = FILES.iter().find(|(name, _)| *name == file).ok_or_else(|| {
             Error::device("cuda", format_args!("no kernel file `{file}` was built in"), "build from a whole checkout")
         })?;
-        let module = load_ptx(&self.context, file, ptx)?;
+        let module = match FATBINS.iter().find(|(name, _)| *name == file) {
+            // Nothing is left for the driver to compile on the GPUs that it was made for.
+            Some((_, fatbin)) => self
+                .context
+                .load_module(Ptx::from_binary(fatbin.to_vec()))
+                .map_err(|error| driver_error(format_args!("loading the machine code of `{file}`"), error))?,
+            None => load_ptx(&self.context, file, ptx)?,
+        };
         modules.insert(file, module.clone());
         Ok(module)
     }
