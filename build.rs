@@ -1,4 +1,5 @@
-//! Embeds the kernels' PTX: the prebuilt one, or with feature `compile-kernels` what nvcc makes of the sources here.
+//! Embeds the kernels' PTX: the prebuilt one, or with feature `compile-kernels` what nvcc makes of the sources here, and
+//! the machine code that it makes of that.
 
 #[path = "build/nvcc.rs"]
 #[allow(dead_code)] // The tests use the rest.
@@ -27,7 +28,7 @@ fn run() -> Result<(), String> {
     let compiles = std::env::var_os("CARGO_FEATURE_COMPILE_KERNELS").is_some();
     let folder = if compiles { compiled(&kernels, &out)? } else { prebuilt(&kernels)? };
 
-    let mut table = String::from("&[\n");
+    let (mut table, mut fatbins) = (String::from("&[\n"), String::from("&[\n"));
     for name in nvcc::names(&kernels)? {
         let path = folder.join(format!("{name}.ptx"));
         // A kernel file whose PTX was never made is stale: said above.
@@ -35,10 +36,16 @@ fn run() -> Result<(), String> {
             continue;
         }
         writeln!(table, "    ({name:?}, include_str!({path:?})),").expect("a String grows");
+        if compiles {
+            let path = path.with_extension("fatbin");
+            writeln!(fatbins, "    ({name:?}, include_bytes!({path:?})),").expect("a String grows");
+        }
     }
-    table.push_str("]\n");
-    let path = out.join("kernels.rs");
-    std::fs::write(&path, table).map_err(|e| format!("{}: {e}", path.display()))
+    for (name, table) in [("kernels.rs", table), ("fatbins.rs", fatbins)] {
+        let path = out.join(name);
+        std::fs::write(&path, table + "]\n").map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn prebuilt(kernels: &Path) -> Result<PathBuf, String> {
@@ -67,6 +74,7 @@ fn compiled(kernels: &Path, out: &Path) -> Result<PathBuf, String> {
         let ptx = nvcc::compile(&nvcc, kernels, &name, &folder)?;
         let path = folder.join(format!("{name}.ptx"));
         std::fs::write(&path, ptx).map_err(|e| format!("{}: {e}", path.display()))?;
+        nvcc::fatbin(&nvcc, &path, &path.with_extension("fatbin"))?;
     }
     Ok(folder)
 }

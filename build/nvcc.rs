@@ -1,10 +1,10 @@
-//! Finds nvcc, compiles kernels to PTX, and tells whether prebuilt PTX is older than its sources.
+//! Finds nvcc, compiles kernels to PTX and on to machine code, and tells whether prebuilt PTX is older than its sources.
 //!
 //! Part of build.rs and, for the same answers, of the kernel tests.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// Flags of every kernel. No contraction of `a * b + c`: kernels write `fmaf` where they want it, so that everything
 /// else rounds as the CPU does. Sources carry no line numbers: those would embed paths.
@@ -12,6 +12,9 @@ pub const FLAGS: [&str; 5] = ["-ptx", "-arch=compute_80", "-std=c++17", "-O3", "
 
 /// The PTX version that the result is marked with: drivers from R535 (CUDA 12.2) on load it, and nothing newer is used.
 pub const PTX_VERSION: &str = ".version 8.2";
+
+/// What a fatbin holds machine code for, as far as nvcc knows it; on newer GPUs the driver compiles the PTX in it.
+pub const ARCHITECTURES: [&str; 4] = ["sm_80", "sm_90", "sm_100", "sm_120"];
 
 /// The names of the kernel files, `kernels/<name>.cu`.
 pub fn names(kernels: &Path) -> Result<Vec<String>, String> {
@@ -122,17 +125,33 @@ pub fn compile(nvcc: &Path, kernels: &Path, name: &str, folder: &Path) -> Result
         .arg(format!("{name}.cu"))
         .output()
         .map_err(|e| format!("{}: {e}", nvcc.display()))?;
-    if !run.status.success() {
-        let said = String::from_utf8_lossy(&run.stderr);
-        // The first error is the cause; the hundreds after it are consequences.
-        return Err(format!(
-            "nvcc could not compile {name}.cu:\n{}",
-            said.lines().take(12).collect::<Vec<_>>().join("\n")
-        ));
-    }
+    succeeded(&run, &format!("{name}.cu"))?;
     let ptx = std::fs::read_to_string(&out).map_err(|e| format!("{}: {e}", out.display()))?;
     // A hint of PTX 8.3, which older versions do not know, about loads of which a part is used.
     let known = ptx.lines().filter(|line| !line.trim_start().starts_with(".pragma \"used_bytes_mask"));
     let lines = known.map(|line| if line.starts_with(".version ") { PTX_VERSION } else { line });
     Ok(lines.collect::<Vec<_>>().join("\n") + "\n")
+}
+
+/// Compiles PTX to machine code for all [`ARCHITECTURES`]: a fatbin of it and of the PTX.
+pub fn fatbin(nvcc: &Path, ptx: &Path, to: &Path) -> Result<(), String> {
+    let failed = |e| format!("{}: {e}", nvcc.display());
+    let known = Command::new(nvcc).arg("--list-gpu-code").output().map_err(failed)?;
+    let known = String::from_utf8_lossy(&known.stdout);
+    let known = ARCHITECTURES.iter().filter(|architecture| known.lines().any(|line| line.trim() == **architecture));
+    let mut run = Command::new(nvcc);
+    // The emulator reads no compressed ones.
+    run.args(["-fatbin", "--no-compress", "--threads=0", "-gencode=arch=compute_80,code=compute_80"]);
+    run.args(known.map(|architecture| format!("-gencode=arch=compute_80,code={architecture}")));
+    let run = run.arg("-o").arg(to).arg(ptx).output().map_err(failed)?;
+    succeeded(&run, &ptx.display().to_string())
+}
+
+fn succeeded(run: &Output, what: &str) -> Result<(), String> {
+    if run.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&run.stderr);
+    // The first error is the cause; the hundreds after it are consequences.
+    Err(format!("nvcc could not compile {what}:\n{}", said.lines().take(12).collect::<Vec<_>>().join("\n")))
 }

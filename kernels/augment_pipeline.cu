@@ -8,7 +8,7 @@
 //              memory 2 * stride for the image before and after a step. workspace: grid at most n, the images in
 //              2 * stride bytes a block.
 // Requires     what the host checks: every image comes out with `values` values, no image between two steps has more
-//              than stride bytes; stride a multiple of 16.
+//              than stride bytes; stride and the address of the workspace multiples of 16.
 // Writes       `=`; NaN for a row whose index is beyond the spans.
 // Determinism  the result depends on seed, step, branch, index, image and steps alone; bit-equal to the CPU.
 // Cost         the images read once, y written once; steps between stay in shared memory.

@@ -5,14 +5,15 @@
 //              += sum of dy.
 // Shapes       x, dx [n,h,w,c]; w, dw [k,r,s,c]; y, dy, residual [n,p,q,k]; bias, db [k]; partials [parts, result].
 // Launch       block: THREADS of tile.cuh (tensor cores 128, FMA units 256); grid.x = tiles of M x tiles of N, those of
-//              N next to each other; grid.y = parts of the depth, for dgrad times the residues min(stride_h, h) *
-//              min(stride_w, w); dynamic shared memory: STAGES stages of both tiles. bias_grad: rows.cuh.
+//              N next to each other, for dgrad of every one of the residues min(stride_h, h) * min(stride_w, w); grid.y =
+//              parts of the depth; dynamic shared memory: STAGES stages of both tiles. bias_grad: rows.cuh.
 //              reduce_parts: a thread per four elements.
-//              Types: bf16, f32 (true f32 on FMA units) and tf32 (floats, products of 10 bits of mantissa).
+//              Types: bf16, f32 (true f32 on FMA units) and tf32 (floats, products of 10 bits of mantissa). gemm: 1x1
+//              windows that take every pixel once.
 // Requires     padded extents, pixels, dilation_h*max(w, q) and r*s*max(c, k) below 2^30; not `guarded`: pointers
-//              aligned to 16 bytes, rows of every operand whole packs of 16 bytes (fprop c, dgrad and wgrad c and k), of
-//              fprop c at least BK, of dgrad k whole BK; the images of 128 pixels and 64 rows of a matrix below 2^31
-//              packs.
+//              aligned to 16 bytes, rows of every operand whole packs of 16 bytes (fprop c, dgrad and wgrad c and k), 64
+//              rows of a matrix below 2^31 packs; not `gemm` either: of fprop c at least BK, of dgrad k whole BK, the
+//              images of 128 pixels below 2^31 packs.
 // Writes       `=`, of wgrad and bias_grad `+=`; partials `=`.
 // Determinism  the depth of a tile in one order, its parts added in theirs.
 // Cost         2 * n*p*q * k * r*s*c FLOPs; an operand is read once per tile of the other's extent, mostly from L2.
@@ -27,7 +28,7 @@ __device__ inline void fprop(const Conv2dProblem& p, Parts parts, const T* x, co
     using A = WindowRows<T, typename MATH::template Deep<MATH::BM>, MATH::THREADS, GUARDED>;
     using B = DeepRows<T, typename MATH::template Deep<MATH::BN>, MATH::THREADS, GUARDED>;
     const Gather g = fprop_gather(p);
-    Place<MATH> at(p.k, parts);
+    Place<MATH> at(blockIdx.x, p.k, parts);
     const uint32_t tiles = at.tiles(g.depth(), parts);
     A a(g, x, at.row, at.begin, at.end);
     B b(w, g.depth(), at.column, p.k, at.begin, at.end);
@@ -39,9 +40,10 @@ template <class MATH, bool GUARDED, typename T = typename MATH::Element>
 __device__ inline void dgrad(const Conv2dProblem& p, Parts parts, const T* w, const T* dy, const Finish<T>& finish) {
     using A = WindowRows<T, typename MATH::template Deep<MATH::BM>, MATH::THREADS, GUARDED>;
     using B = FilterRows<T, typename MATH::template Wide<MATH::BN>, MATH::THREADS, GUARDED>;
-    Place<MATH> at(p.c, parts);
-    const Gather g = dgrad_gather(p, at.slice);
-    // The residues with the most pixels set the grid.
+    // Every residue has as many tiles as the one with the most pixels, the first.
+    const uint32_t tiles_each = Place<MATH>::tiles_of(dgrad_gather(p, 0).rows(), p.c);
+    Place<MATH> at(blockIdx.x % tiles_each, p.c, parts);
+    const Gather g = dgrad_gather(p, blockIdx.x / tiles_each);
     if (at.row >= g.rows()) return;
     const uint32_t tiles = at.tiles(g.depth(), parts);
     A a(g, dy, at.row, at.begin, at.end);
@@ -57,13 +59,57 @@ __device__ inline void wgrad(const Conv2dProblem& p, Parts parts, const T* x, co
     using A = WideRows<T, typename MATH::template Wide<MATH::BM>, MATH::THREADS, GUARDED>;
     using B = WindowColumns<T, typename MATH::template Wide<MATH::BN>, MATH::THREADS, GUARDED>;
     const uint32_t columns = p.r * p.s * p.c;
-    Place<MATH> at(columns, parts);
+    Place<MATH> at(blockIdx.x, columns, parts);
     const uint32_t tiles = at.tiles(p.n * p.p * p.q, parts);
     A a(dy, p.k, at.row, p.k, at.begin, at.end);
     B b(p, x, at.column, at.begin, at.end);
     multiply(a, b, tiles, at, p.k, columns, uint64_t(p.k) * columns,
              Finish<float>{nullptr, finish.residual, finish.out, finish.partials},
              [&](uint32_t row) { return uint64_t(row) * columns; });
+}
+
+// Windows of one pixel, each pixel once: plain matrices of pixels [rows, c] and [rows, k], and filters [k, c]. Nothing is
+// gathered; on tensor cores, whose loops the gathering makes longer, that is worth kernels of their own: instructions of the main loop on sm_80 for 64 mma (128x128,
+// bf16; tf32) fall from 177 to 135 and 306 to 291 in fprop, 198 to 132 and 362 to 294 in dgrad, 207 to 131 and 402 to 325 in
+// wgrad. The loops of the FMA units stay as long as they are, so f32 has no such kernels.
+template <class MATH, typename T = typename MATH::Element>
+__device__ inline void fprop_gemm(const Conv2dProblem& p, Parts parts, const T* x, const T* w, const Finish<T>& finish) {
+    using A = DeepRows<T, typename MATH::template Deep<MATH::BM>, MATH::THREADS, false>;
+    using B = DeepRows<T, typename MATH::template Deep<MATH::BN>, MATH::THREADS, false>;
+    const uint32_t rows = p.n * p.h * p.w;
+    Place<MATH> at(blockIdx.x, p.k, parts);
+    const uint32_t tiles = at.tiles(p.c, parts);
+    A a(x, p.c, at.row, rows, at.begin, at.end);
+    B b(w, p.c, at.column, p.k, at.begin, at.end);
+    multiply(a, b, tiles, at, rows, p.k, uint64_t(rows) * p.k, finish,
+             [&](uint32_t row) { return uint64_t(row) * p.k; });
+}
+
+template <class MATH, typename T = typename MATH::Element>
+__device__ inline void dgrad_gemm(const Conv2dProblem& p, Parts parts, const T* w, const T* dy, const Finish<T>& finish) {
+    using A = DeepRows<T, typename MATH::template Deep<MATH::BM>, MATH::THREADS, false>;
+    using B = WideRows<T, typename MATH::template Wide<MATH::BN>, MATH::THREADS, false>;
+    const uint32_t rows = p.n * p.h * p.w;
+    Place<MATH> at(blockIdx.x, p.c, parts);
+    const uint32_t tiles = at.tiles(p.k, parts);
+    A a(dy, p.k, at.row, rows, at.begin, at.end);
+    B b(w, p.c, at.column, p.c, at.begin, at.end);
+    multiply(a, b, tiles, at, rows, p.c, uint64_t(rows) * p.c,
+             Finish<T>{nullptr, nullptr, finish.out, finish.partials}, [&](uint32_t row) { return uint64_t(row) * p.c; });
+}
+
+template <class MATH, typename T = typename MATH::Element>
+__device__ inline void wgrad_gemm(const Conv2dProblem& p, Parts parts, const T* x, const T* dy,
+                                  const Finish<float>& finish) {
+    using A = WideRows<T, typename MATH::template Wide<MATH::BM>, MATH::THREADS, false>;
+    using B = WideRows<T, typename MATH::template Wide<MATH::BN>, MATH::THREADS, false>;
+    Place<MATH> at(blockIdx.x, p.c, parts);
+    const uint32_t tiles = at.tiles(p.n * p.h * p.w, parts);
+    A a(dy, p.k, at.row, p.k, at.begin, at.end);
+    B b(x, p.c, at.column, p.c, at.begin, at.end);
+    multiply(a, b, tiles, at, p.k, p.c, uint64_t(p.k) * p.c,
+             Finish<float>{nullptr, finish.residual, finish.out, finish.partials},
+             [&](uint32_t row) { return uint64_t(row) * p.c; });
 }
 
 // Adds the parts in their order and finishes.
@@ -143,6 +189,27 @@ CONV2D_TILE(128x128, Fma128x128, false, f32, 1)
 CONV2D_TILE(128x64, Fma128x64, false, f32, 2)
 CONV2D_TILE(64x64, Fma64x64, false, f32, 2)
 CONV2D_TILE(guarded, Fma64x64, true, f32, 2)
+
+#define CONV2D_GEMM(NAME, MATH, SUFFIX, BLOCKS)                                                                        \
+    extern "C" __global__ void __launch_bounds__(MATH::THREADS, BLOCKS) conv2d_fprop_gemm_##NAME##_##SUFFIX(           \
+        Conv2dProblem p, Parts parts, const MATH::Element* x, const MATH::Element* w, Finish<MATH::Element> finish) {  \
+        fprop_gemm<MATH>(p, parts, x, w, finish);                                                                      \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MATH::THREADS, BLOCKS) conv2d_dgrad_gemm_##NAME##_##SUFFIX(           \
+        Conv2dProblem p, Parts parts, const MATH::Element* w, const MATH::Element* dy, Finish<MATH::Element> finish) { \
+        dgrad_gemm<MATH>(p, parts, w, dy, finish);                                                                     \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(MATH::THREADS, BLOCKS) conv2d_wgrad_gemm_##NAME##_##SUFFIX(           \
+        Conv2dProblem p, Parts parts, const MATH::Element* x, const MATH::Element* dy, Finish<float> finish) {         \
+        wgrad_gemm<MATH>(p, parts, x, dy, finish);                                                                     \
+    }
+
+CONV2D_GEMM(128x128, Tensor128x128, bf16, 2)
+CONV2D_GEMM(128x64, Tensor128x64, bf16, 2)
+CONV2D_GEMM(64x64, Tensor64x64, bf16, 3)
+CONV2D_GEMM(128x128, Tf128x128, tf32, 2)
+CONV2D_GEMM(128x64, Tf128x64, tf32, 2)
+CONV2D_GEMM(64x64, Tf64x64, tf32, 3)
 
 constexpr int BLOCK = 256;
 

@@ -10,7 +10,8 @@
 // Requires     nothing of alignment: whole 16-byte packs are moved where pointers allow, single values elsewhere.
 // Writes       `=`, relu_backward and scale_by also `+=`; y may be x.
 // Determinism  every element on its own, bit-equal to the CPU; sum adds in a fixed order of its own.
-// Cost         bound by memory: every operand is moved once.
+// Cost         bound by memory: every operand is moved once. sum: one block reads 1 KiB after the other, a round trip to
+//              memory each; meant for losses and other short vectors.
 // Source       Keras: relu, Rescaling, Normalization.
 
 #include "vector.cuh"
@@ -76,7 +77,7 @@ __device__ inline void normalization(uint64_t elems, uint32_t c, const X* x, con
         uint32_t ch = uint32_t(first % c);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            // fmaxf drops a NaN; a variance that is NaN gives NaN on the CPU only through x.
+            // As on the CPU the floor replaces a variance that is NaN: the larger of NaN and a number is the number.
             v[i] = (v[i] - mean[ch]) / fmaxf(sqrtf(var[ch]), 1e-7f);
             ch = ch + 1 == c ? 0 : ch + 1;
         }
@@ -161,10 +162,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) fill_from_f32(uint64_t elems
     });
 }
 
-// One block: thread t adds the elements t, t + 256, .., then the threads are added pairwise.
+// One block: thread t adds the elements t, t + 256, .., then the threads are added pairwise. Sums start as -0, which alone
+// leaves every number as it is, -0 too; that is the sum of nothing.
 extern "C" __global__ void __launch_bounds__(BLOCK) sum_f32(uint64_t elems, const float* x, float* y) {
     __shared__ double sums[BLOCK];
-    double sum = 0.0;
+    double sum = -0.0;
     for (uint64_t i = threadIdx.x; i < elems; i += BLOCK) sum += double(x[i]);
     sums[threadIdx.x] = sum;
     for (uint32_t stride = BLOCK / 2; stride > 0; stride /= 2) {

@@ -5,7 +5,8 @@
 // Launch       naive: block 256, 16 x 16 results; grid.x = tiles of m x tiles of n, those of n next to each other.
 //              tensor_core: block 128, tiles of 128 x 128 (guarded 64 x 64), dynamic shared memory: 4 stages of both
 //              operands' tiles.
-// Requires     extents below 2^30; tensor_core: a and b aligned to 16 bytes, k and n multiples of 8; guarded: nothing.
+// Requires     extents below 2^30; tensor_core: a and b aligned to 16 bytes, k and n multiples of 8, 64 rows of a and of b
+//              below 2^31 packs of 16 bytes; guarded: nothing more.
 // Writes       `=`, with a residual (c itself) `+=`.
 // Determinism  every result is one sum in the order of k (tensor cores: of groups of 16).
 // Cost         2 m n k FLOPs. naive: every operand is read from the caches once per result; tensor_core: once per tile.
@@ -34,7 +35,7 @@ __device__ inline void tiled(uint32_t m, uint32_t n, uint32_t k, const T* a, con
     using A = DeepRows<T, typename MATH::template Deep<MATH::BM>, MATH::THREADS, GUARDED>;
     using B = WideRows<T, typename MATH::template Wide<MATH::BN>, MATH::THREADS, GUARDED>;
     const Parts whole = {1, (k + MATH::BK - 1) / MATH::BK};
-    Place<MATH> at(n, whole);
+    Place<MATH> at(blockIdx.x, n, whole);
     const uint32_t tiles = at.tiles(k, whole);
     A rows(a, k, at.row, m, at.begin, at.end);
     B columns(b, n, at.column, n, at.begin, at.end);

@@ -7,7 +7,8 @@
 // Shapes       x, dx [n,h,w,c]; y, dy, argmax [n,p,q,c]; of global_avg x, dx [n,pixels,c], y, dy [n,c].
 // Launch       block 256; max: grid rows * parts, a row of y (max_backward: of x) in `parts` blocks, a thread per pixel and
 //              pack of V channels; global_avg: grid ceil(n * packs / 256); its backward: grid as elementwise kernels.
-// Requires     windows of at most 254 places; argmax null only for 1x1 windows without padding.
+// Requires     windows of at most 254 places; padded rows and columns, channels and the packs of a row below 2^31; argmax
+//              null only for 1x1 windows without padding.
 // Writes       `=`, backward also `+=`.
 // Determinism  every element gathers in row-major order.
 // Cost         bound by memory: x once through the caches, y and argmax once.

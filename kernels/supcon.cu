@@ -11,7 +11,8 @@
 //              both operands, for supcon_gradient also 64 x 64 slopes, for supcon_measure at least 24 bytes for 68
 //              anchors and the threads that share one. supcon_mean: one block.
 // Requires     t, eps > 0; unit aligned to 16 bytes and pitch a multiple of 8; similarity_matrix: z aligned and dim a
-//              multiple of 16 bytes, guarded: nothing; extents below 2^30.
+//              multiple of 16 bytes, guarded: nothing more; of these, 64 rows below 2^31 packs of 16 bytes; extents
+//              below 2^30.
 // Writes       `=`, the backward kernels `+=` where told to.
 // Determinism  every sum in one order: of columns within a tile, of tiles, of parts.
 // Cost         supcon_measure 2 n^2 dim FLOPs, supcon_gradient (2 + 2 ceil(dim / 128)) n^2 dim; no n x n in memory: a
@@ -312,7 +313,7 @@ __device__ inline void gradient(const Supcon& p, Parts parts, const T* unit, con
     const uint32_t t = threadIdx.x;
     const float inverse = 1.0f / p.temperature;
     parts.tiles *= SIDE / GRADIENT::BK;
-    Place<GRADIENT> at(p.dim, parts);
+    Place<GRADIENT> at(blockIdx.x, p.dim, parts);
     at.tiles(p.n, parts);
     if (t < SIDE) rows[t] = anchor_at(p, state, labels, at.row + t);
     GRADIENT sums;
@@ -371,7 +372,7 @@ template <class MATH, bool GUARDED, typename T = typename MATH::Element>
 __device__ inline void similarity(uint32_t n, uint32_t dim, const T* z, float temperature, T* sim) {
     using Rows = DeepRows<T, typename MATH::template Deep<SIDE>, MATH::THREADS, GUARDED>;
     const Parts whole = {1, (dim + MATH::BK - 1) / MATH::BK};
-    Place<MATH> at(n, whole);
+    Place<MATH> at(blockIdx.x, n, whole);
     const uint32_t tiles = at.tiles(dim, whole);
     Rows a(z, dim, at.row, n, at.begin, at.end), b(z, dim, at.column, n, at.begin, at.end);
     MATH math;
@@ -411,7 +412,7 @@ __device__ inline void similarity_backward(uint32_t n, uint32_t dim, const T* z,
     using Slopes = SymmetricRows<T, typename MATH::template Deep<SIDE>, MATH::THREADS>;
     using Rows = WideRows<T, typename MATH::template Wide<SIDE>, MATH::THREADS, true>;
     const Parts whole = {1, (n + MATH::BK - 1) / MATH::BK};
-    Place<MATH> at(dim, whole);
+    Place<MATH> at(blockIdx.x, dim, whole);
     const uint32_t tiles = at.tiles(n, whole);
     Slopes a(dsim, n, at.row);
     Rows b(z, dim, at.column, dim, at.begin, at.end);

@@ -57,10 +57,16 @@ __device__ inline uint32_t ordered(float x) {
 }
 __device__ inline float from_ordered(uint32_t x) { return __uint_as_float(x >> 31 ? x ^ 1u << 31 : ~x); }
 
-// Smallest and largest value per channel into range[k] and range[3 + k].
+// Smallest and largest value per channel into range[k] and range[3 + k]. NaN is neither; of nothing but NaN both are NaN.
 template <typename T> __device__ inline void channel_range(const T* x, uint32_t values, uint32_t (&range)[6]) {
     if (threadIdx.x < 6) range[threadIdx.x] = threadIdx.x < 3 ? UINT32_MAX : 0;
     uint32_t lo[3] = {UINT32_MAX, UINT32_MAX, UINT32_MAX}, hi[3] = {};
+    const auto take = [&](uint32_t k, float v) {
+        if (v != v) return;
+        const uint32_t value = ordered(v);
+        lo[k] = min(lo[k], value);
+        hi[k] = max(hi[k], value);
+    };
     each_unit(values, {0, 1}, [&](uint32_t first, int valid) {
         float v[4];
         load(x + first, valid, v);
@@ -70,16 +76,8 @@ template <typename T> __device__ inline void channel_range(const T* x, uint32_t 
             // Values 0..2 are three channels, value 3 has the channel of value 0.
             const uint32_t i = (k + 3 - channel) % 3;
             const float u[3] = {v[0], v[1], v[2]};
-            if (i < valid) {
-                const uint32_t value = ordered(of_channel(u, i));
-                lo[k] = min(lo[k], value);
-                hi[k] = max(hi[k], value);
-            }
-            if (i == 0 && valid > 3) {
-                const uint32_t value = ordered(v[3]);
-                lo[k] = min(lo[k], value);
-                hi[k] = max(hi[k], value);
-            }
+            if (i < valid) take(k, of_channel(u, i));
+            if (i == 0 && valid > 3) take(k, v[3]);
         }
     });
     __syncthreads();
@@ -95,7 +93,7 @@ template <typename T> __device__ inline void channel_range(const T* x, uint32_t 
     __syncthreads();
 }
 
-// Stretches each channel's range to 0..255; a constant channel stays.
+// Stretches each channel's range to 0..255; a constant channel stays, and so does one of NaN alone.
 template <typename T, typename F>
 __device__ inline void auto_contrast(const T* x, T* y, uint32_t values, Scratch& scratch, F to_result) {
     channel_range(x, values, scratch.range);

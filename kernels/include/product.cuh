@@ -3,23 +3,27 @@
 
 #include "tile.cuh"
 
-// The depth in parts: blocks of one tile that follow each other in grid.y.
+// The depth in parts: the blocks of one tile are neighbours in grid.y.
 struct Parts {
     uint32_t count;  // of parts
     uint32_t tiles;  // of depth in a part
 };
 
-// This block's tile of an M x N product, and its part of the depth.
+// This block's tile of an M x N product, and its part of the depth. Tiles of N are next to each other.
 template <class MATH> struct Place {
-    uint32_t row, column, part, slice, begin, end;
+    uint32_t row, column, part, begin, end;
 
-    __device__ Place(uint32_t columns, const Parts& parts) {
-        const uint32_t across = (columns + MATH::BN - 1) / MATH::BN;
-        row = blockIdx.x / across * MATH::BM;
-        column = blockIdx.x % across * MATH::BN;
-        part = blockIdx.y % parts.count;
-        slice = blockIdx.y / parts.count;
+    __device__ Place(uint32_t tile, uint32_t columns, const Parts& parts) {
+        const uint32_t across = tiles_across(columns);
+        row = tile / across * MATH::BM;
+        column = tile % across * MATH::BN;
+        part = blockIdx.y;
         begin = part * parts.tiles * MATH::BK;
+    }
+    __device__ static uint32_t tiles_across(uint32_t columns) { return (columns + MATH::BN - 1) / MATH::BN; }
+    // Tiles of a product.
+    __device__ static uint32_t tiles_of(uint32_t rows, uint32_t columns) {
+        return (rows + MATH::BM - 1) / MATH::BM * tiles_across(columns);
     }
     // Ends the part at the end of the depth; returns its tiles.
     __device__ uint32_t tiles(uint32_t depth, const Parts& parts) {
@@ -71,14 +75,12 @@ template <class MATH, typename T, typename F> struct Results {
                 *reinterpret_cast<float4*>(partials + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
             return;
         }
-        Pack<T, V> out;
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             if (finish.bias) v[i] += bias[i];
             if (finish.residual) v[i] += to_float(residual.v[i]);
-            out.v[i] = from_float<T>(v[i]);
         }
-        *reinterpret_cast<Pack<T, V>*>(finish.out + to) = out;
+        finish.template write<true>(to, at.column + column, V, v);
     }
 
     // Any V results, as far as they exist.

@@ -153,13 +153,29 @@ template <typename T, class TILE, int THREADS, bool GUARDED> struct WideRows : P
     }
 };
 
-// What becomes of finished sums: every one passes here once, with its place and its column. With parts of the depth in
-// several blocks (`partials` not null) they are stored for a reduction in order.
+// What becomes of sums: bias and residual are added, and the result is written. With parts of the depth in several blocks
+// (`partials` not null) the sums are stored for a reduction in order, and finished there.
 template <typename T> struct Finish {
     const float* bias;   // [columns] or null
     const T* residual;   // as out, or null; may be out itself
     T* out;
     float* partials;     // [parts, elems] or null
+
+    // The seam of every epilogue. Finished values, which no more is added to, pass here once on their way to memory,
+    // wherever they come from: whole packs of a tile, its edges, the reduction of parts. `at` is their place in the result
+    // and `column` their channel, so that statistics per channel (for the batch norm behind a convolution) are taken here.
+    // WHOLE: V values that lie in memory as an aligned pack, else the first `valid`.
+    template <bool WHOLE, int V>
+    __device__ void write(uint64_t at, [[maybe_unused]] uint32_t column, int valid, const float (&v)[V]) const {
+        if constexpr (WHOLE) {
+            Pack<T, V> pack;
+#pragma unroll
+            for (int i = 0; i < V; ++i) pack.v[i] = from_float<T>(v[i]);
+            *reinterpret_cast<Pack<T, V>*>(out + at) = pack;
+        } else {
+            store(out + at, valid, v);
+        }
+    }
 
     template <int V> __device__ void complete(uint64_t at, uint32_t column, int valid, float (&v)[V]) const {
         float more[V];
@@ -173,7 +189,7 @@ template <typename T> struct Finish {
 #pragma unroll
             for (int i = 0; i < V; ++i) v[i] += more[i];
         }
-        store(out + at, valid, v);
+        write<false>(at, column, valid, v);
     }
 };
 

@@ -3,7 +3,7 @@
 //!
 //! How the kernels work is told in the chapter of [`augment_pipeline`](super::augment_pipeline).
 
-use super::launch::{Entry, Kernels, PTR, U32, input, output};
+use super::launch::{Entry, Kernels, PTR, U32, elems, input, output};
 use crate::error::check_len;
 use crate::{Error, Result};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
@@ -101,7 +101,7 @@ pub(super) fn check_extents(op: &'static str, extents: [usize; 3]) -> Result<usi
 /// Checks a batch `[n, h, w, c]` and the length of its buffer; the values of an image.
 fn check_batch(op: &'static str, name: &str, len: usize, [n, h, w, c]: [usize; 4]) -> Result<usize> {
     let values = check_extents(op, [h, w, c])?;
-    check_len(op, name, len, n.saturating_mul(values))?;
+    check_len(op, name, len, elems(op, &[n, values])?)?;
     Ok(values)
 }
 

@@ -7,7 +7,7 @@
 #![doc = include_str!("../../kernels/augment.md")]
 
 use super::augment_geometry::{BLOCK, check_extents, parts};
-use super::launch::{Arg, Entry, Kernels, PTR, driver_error, input, output};
+use super::launch::{Arg, Entry, Kernels, PTR, check_aligned, driver_error, elems, input, output};
 use crate::error::check_len;
 use crate::{Error, Result};
 use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
@@ -419,13 +419,13 @@ pub fn memory(kernels: &Kernels, plan: &Plan, images: &ImageTable) -> Result<Mem
 ///
 /// Shapes: `pixels`: the bytes of the table's images; `indices [n]`: each row's index in its data set; `y
 /// [n,height,width,3]` by [`Plan::output_size`]; `step [1]` is read from the device. A `workspace` is used if it is
-/// given and the plan needs memory between its steps; without it that is shared memory.
+/// given and the plan needs memory between its steps, aligned to 16 bytes; without it that is shared memory.
 ///
 /// With [`Rows::DataSet`], a row whose index is beyond the table becomes NaN.
 ///
 /// # Errors
-/// When the images do not fit the plan, a buffer has the wrong length, a workspace is needed and missing or too small
-/// ([`memory`]), or the launch fails.
+/// When the images do not fit the plan, a buffer has the wrong length, a workspace is needed and missing, too small
+/// ([`memory`]) or not aligned, or the launch fails.
 pub fn apply(
     kernels: &Kernels,
     plan: &Plan,
@@ -455,7 +455,7 @@ pub fn apply(
     }
     check_len(OP, "pixels", pixels.len(), images.bytes)?;
     check_len(OP, "step", step.len(), 1)?;
-    check_len(OP, "y", y.len(), n.saturating_mul(values))?;
+    check_len(OP, "y", y.len(), elems(OP, &[n, values])?)?;
     let stride = u32::try_from(shape.stride()).map_err(|_| {
         Error::shape(OP, "less than 2^32 bytes between steps", shape.between_bytes, "resize to less before other steps")
     })?;
@@ -497,7 +497,9 @@ pub fn apply(
             return Err(Error::shape(OP, expected, workspace.len(), "ask `memory`"));
         }
         let (workspacep, _workspace) = output(kernels, workspace, stream)?;
-        // SAFETY: as above, and every block has room for two images in the workspace, which is borrowed mutably.
+        check_aligned(OP, "workspace", workspacep)?;
+        // SAFETY: as above, and every block has room for two images in the workspace, which is borrowed mutably and, as
+        // just checked, aligned for any value; so is each block's part.
         return unsafe { kernels.launch((&WORKSPACE, "f32"), blocks as u64, 0, &[batch, workspacep], stream) };
     }
     if !shape.is_shared(kernels)? {

@@ -4,7 +4,7 @@
 //! How the kernels work is told in the chapter of [`augment_pipeline`](super::augment_pipeline).
 
 use super::augment_geometry::{BLOCK, IDENTITY, Transform, check_extents, check_transform, parts};
-use super::launch::{Entry, Kernels, PTR, U32, input, output};
+use super::launch::{Entry, Kernels, PTR, U32, elems, input, output};
 use crate::error::check_len;
 use crate::{Error, Result};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
@@ -60,7 +60,7 @@ impl<X, Y> Call<'_, X, Y> {
     {
         let [n, h, w] = self.shape;
         let values = check_extents(name, [h, w, 3])?;
-        check_len(name, "x", self.x.len(), n.saturating_mul(values))?;
+        check_len(name, "x", self.x.len(), elems(name, &[n, values])?)?;
         check_len(name, "y", self.y.len(), self.x.len())?;
         check_transform(name, &op.transform, 0.0)?;
         if let Some(value) = op.f.iter().find(|value| !value.is_finite()) {

@@ -7,7 +7,7 @@
 //!
 #![doc = include_str!("../../kernels/batch_norm.md")]
 
-use super::launch::{Arg, Entry, F32, Kernels, PTR, U32, Value, input, optional_input, optional_output, output};
+use super::launch::{Arg, Entry, F32, Kernels, PTR, U32, Value, elems, input, optional_input, optional_output, output};
 use super::rows::{ROWS_BLOCK, Rows};
 use crate::error::check_len;
 use crate::{Error, Result};
@@ -105,15 +105,16 @@ fn values<T>() -> u32 {
     if size_of::<T>() == 2 { 8 } else { 4 }
 }
 
-/// Extents that are not zero, and channels that a kernel counts in 32 bits.
-fn matrix<T>(op: &'static str, rows: usize, c: usize, elems: usize) -> Result<Rows> {
+/// Extents that are not zero, and channels that a kernel counts in 32 bits; the elements of `x`, which has `x_len`.
+fn matrix<T>(op: &'static str, rows: usize, c: usize, x_len: usize) -> Result<(Rows, usize)> {
     let channels = u32::try_from(c).ok().filter(|&c| c > 0 && c < 1 << 24 && rows > 0);
     let Some(channels) = channels else {
         let got = format!("[{rows}, {c}]");
         return Err(Error::shape(op, "a matrix [rows, c] with 0 < c < 2^24 and rows > 0", got, "check the extents"));
     };
-    check_len(op, "x", elems, rows * c)?;
-    Ok(Rows::new(rows, channels, values::<T>()))
+    let elems = elems(op, &[rows, c])?;
+    check_len(op, "x", x_len, elems)?;
+    Ok((Rows::new(rows, channels, values::<T>()), elems))
 }
 
 /// Floats of workspace that [`statistics`] and [`backward`] need for `[rows, c]`, whatever the element type.
@@ -125,7 +126,7 @@ fn matrix<T>(op: &'static str, rows: usize, c: usize, elems: usize) -> Result<Ro
 pub fn workspace_elems(rows: usize, c: usize) -> usize {
     let c32 = u32::try_from(c).unwrap_or(u32::MAX).max(1);
     let blocks = |values| Rows::new(rows.max(1), c32, values).blocks() as usize;
-    (3 * blocks(4).max(blocks(8)) + 2) * c
+    (3 * blocks(4).max(blocks(8)) + 2).saturating_mul(c)
 }
 
 /// Mean, variance and `inv_std` of every channel over all rows, and a step of the running statistics where given.
@@ -145,7 +146,7 @@ pub fn statistics<T: Value, P: DevicePtrMut<f32>>(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "batch_norm statistics";
-    let m = matrix::<T>(OP, rows, c, x.len())?;
+    let (m, _) = matrix::<T>(OP, rows, c, x.len())?;
     for (name, table) in [("mean", &*mean), ("var", &*var), ("inv_std", &*inv_std)] {
         check_len(OP, name, table.len(), c)?;
     }
@@ -238,11 +239,11 @@ pub fn normalize<T: Value, P: DevicePtr<f32>>(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "batch_norm normalize";
-    let m = matrix::<T>(OP, rows, c, x.len())?;
+    let (m, elems) = matrix::<T>(OP, rows, c, x.len())?;
     tables.check(OP, c)?;
-    check_len(OP, "y", y.len(), rows * c)?;
+    check_len(OP, "y", y.len(), elems)?;
     if let Some(residual) = residual {
-        check_len(OP, "residual", residual.len(), rows * c)?;
+        check_len(OP, "residual", residual.len(), elems)?;
     }
     let ((xp, _x), (tablesp, _t)) = (input(kernels, x, stream)?, pointers(kernels, tables, stream)?);
     let ((rp, _r), (yp, _y)) = (optional_input(kernels, residual, stream)?, output(kernels, y, stream)?);
@@ -287,19 +288,19 @@ pub fn backward<T: Value, X: DevicePtrMut<T>, P: DevicePtrMut<f32>>(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "batch_norm backward";
-    let m = matrix::<T>(OP, rows, c, x.len())?;
+    let (m, elems) = matrix::<T>(OP, rows, c, x.len())?;
     tables.check(OP, c)?;
     let Gradients { dx, dresidual, accumulate, dgamma, dbeta } = gradients;
-    check_len(OP, "dy", dy.len(), rows * c)?;
+    check_len(OP, "dy", dy.len(), elems)?;
     let matrices = [("dx", dx.as_ref().map(|b| b.len())), ("dresidual", dresidual.as_ref().map(|b| b.len()))];
     let vectors = [("dgamma", dgamma.as_ref().map(|b| b.len())), ("dbeta", dbeta.as_ref().map(|b| b.len()))];
-    for (list, elems) in [(matrices, rows * c), (vectors, c)] {
+    for (list, wanted) in [(matrices, elems), (vectors, c)] {
         for (name, len) in list.into_iter().filter_map(|(name, len)| Some((name, len?))) {
-            check_len(OP, name, len, elems)?;
+            check_len(OP, name, len, wanted)?;
         }
     }
     if let Some(residual) = residual {
-        check_len(OP, "residual", residual.len(), rows * c)?;
+        check_len(OP, "residual", residual.len(), elems)?;
     }
     if dresidual.is_some() && dx.is_none() {
         return Err(Error::argument(OP, "dx with dresidual", "dresidual alone", "both are written in one pass"));

@@ -6,7 +6,7 @@
 //!
 #![doc = include_str!("../../kernels/conv2d.md")]
 
-use super::launch::{Arg, Entry, Grid, Kernels, PTR, U32, U64, Value, input, optional_input, output};
+use super::launch::{Arg, Entry, Grid, Kernels, PTR, U32, U64, Value, input, optional_input, output, rows_are_near};
 use super::rows::{ROWS_BLOCK, Rows};
 use crate::error::check_len;
 use crate::problem::Conv2dProblem;
@@ -26,6 +26,13 @@ macro_rules! pass {
             gemm(concat!("conv2d_", $pass, "_implicit_gemm_128x128"), TF32, TENSOR_CORES_TF32),
             gemm(concat!("conv2d_", $pass, "_implicit_gemm_128x64"), TF32, TENSOR_CORES_TF32),
             gemm(concat!("conv2d_", $pass, "_implicit_gemm_64x64"), TF32, TENSOR_CORES_TF32),
+        ]
+    };
+    ($pass:literal, plain $suffixes:expr, $math:expr) => {
+        [
+            gemm(concat!("conv2d_", $pass, "_gemm_128x128"), $suffixes, $math),
+            gemm(concat!("conv2d_", $pass, "_gemm_128x64"), $suffixes, $math),
+            gemm(concat!("conv2d_", $pass, "_gemm_64x64"), $suffixes, $math),
         ]
     };
     ($pass:literal, $suffixes:expr, $math:expr) => {
@@ -52,6 +59,13 @@ static WGRAD_BF16: [Entry; 4] = pass!("wgrad", BF16, TENSOR_CORES);
 static FPROP_TF32: [Entry; 3] = pass!("fprop", tf32);
 static DGRAD_TF32: [Entry; 3] = pass!("dgrad", tf32);
 static WGRAD_TF32: [Entry; 3] = pass!("wgrad", tf32);
+/// Kernels of a pass over plain matrices, a row of [`TILES`] each.
+static FPROP_PLAIN: [[Entry; 3]; 2] =
+    [pass!("fprop", plain BF16, TENSOR_CORES), pass!("fprop", plain TF32, TENSOR_CORES_TF32)];
+static DGRAD_PLAIN: [[Entry; 3]; 2] =
+    [pass!("dgrad", plain BF16, TENSOR_CORES), pass!("dgrad", plain TF32, TENSOR_CORES_TF32)];
+static WGRAD_PLAIN: [[Entry; 3]; 2] =
+    [pass!("wgrad", plain BF16, TENSOR_CORES), pass!("wgrad", plain TF32, TENSOR_CORES_TF32)];
 static REDUCE: Entry = Entry {
     file: "conv2d",
     name: "conv2d_reduce_parts",
@@ -67,16 +81,21 @@ static BIAS_GRAD: Entry = Entry {
     params: &[size_of::<Rows>(), PTR, PTR],
 };
 
-pub(super) static ENTRIES: [&Entry; 35] = {
+pub(super) static ENTRIES: [&Entry; 53] = {
     let passes = [&FPROP_F32, &DGRAD_F32, &WGRAD_F32, &FPROP_BF16, &DGRAD_BF16, &WGRAD_BF16];
     let tf32 = [&FPROP_TF32, &DGRAD_TF32, &WGRAD_TF32];
-    let mut entries = [&REDUCE; 35];
+    let plain = [&FPROP_PLAIN, &DGRAD_PLAIN, &WGRAD_PLAIN];
+    let mut entries = [&REDUCE; 53];
     let mut i = 0;
-    while i < 33 {
-        entries[i] = if i < 24 { &passes[i / 4][i % 4] } else { &tf32[(i - 24) / 3][i % 3] };
+    while i < 51 {
+        entries[i] = match i {
+            0..24 => &passes[i / 4][i % 4],
+            24..33 => &tf32[(i - 24) / 3][i % 3],
+            _ => &plain[(i - 33) / 6][(i - 33) / 3 % 2][i % 3],
+        };
         i += 1;
     }
-    entries[33] = &BIAS_GRAD;
+    entries[51] = &BIAS_GRAD;
     entries
 };
 
@@ -208,7 +227,7 @@ impl Plan {
                 let plan = Plan { pass, problem: *problem, flat: flattened(problem), kind, tile, parts };
                 let deep = plan.depth().div_ceil(plan.math().bk);
                 // A part is worth its start when it is a few tiles deep.
-                let fits = u64::from(parts) * plan.result_elems() as u64 <= PARTIAL_ELEMS && deep >= 4 * parts;
+                let fits = plan.result_elems() as u64 <= PARTIAL_ELEMS / u64::from(parts) && deep >= 4 * parts;
                 if parts == 1 || fits {
                     plans.push(plan);
                 }
@@ -292,7 +311,8 @@ impl Plan {
     fn grid(&self, tile: usize) -> Grid {
         let (bm, bn, _) = TILES[tile];
         let (slices, rows, columns) = self.extents();
-        Grid { x: u64::from(rows.div_ceil(bm)) * u64::from(columns.div_ceil(bn)), y: slices * u64::from(self.parts) }
+        let tiles = u64::from(rows.div_ceil(bm)) * u64::from(columns.div_ceil(bn));
+        Grid { x: slices * tiles, y: u64::from(self.parts) }
     }
 
     fn tiles_per_part(&self) -> u32 {
@@ -317,10 +337,16 @@ impl Plan {
     fn is_aligned(&self, operands: [Arg; 2]) -> bool {
         let p = &self.flat;
         let pack = 16 / self.elem_bytes();
+        let near = rows_are_near(p.gemm_k().max(p.k as usize), self.elem_bytes() as usize);
+        let aligned = near && p.c.is_multiple_of(pack) && operands.iter().all(|o| o.word().is_multiple_of(16));
+        let packs_of_k = self.pass == Pass::Fprop || p.k.is_multiple_of(pack);
+        if !aligned || !packs_of_k || self.is_gemm() {
+            return aligned && packs_of_k;
+        }
         let whole = match self.pass {
-            Pass::Fprop => p.c.is_multiple_of(pack) && p.c >= self.math().bk,
-            Pass::Dgrad => p.c.is_multiple_of(pack) && p.k.is_multiple_of(self.math().bk),
-            Pass::Wgrad => p.c.is_multiple_of(pack) && p.k.is_multiple_of(pack),
+            Pass::Fprop => p.c >= self.math().bk,
+            Pass::Dgrad => p.k.is_multiple_of(self.math().bk),
+            Pass::Wgrad => true,
         };
         let (image, pixels) = match self.pass {
             Pass::Dgrad => {
@@ -330,9 +356,12 @@ impl Plan {
         };
         let images = (128 / pixels + 2).min(u64::from(p.n));
         let image = image.iter().map(|&extent| u64::from(extent)).product::<u64>();
-        let rows = 64 * p.gemm_k().max(p.k as usize) as u64;
-        let near = (images * image).max(rows) / u64::from(pack) < 1 << 31;
-        whole && near && operands.iter().all(|operand| operand.word().is_multiple_of(16))
+        whole && images * image / u64::from(pack) < 1 << 31
+    }
+
+    /// Whether the matrices are plain ones, for which there are kernels on tensor cores.
+    fn is_gemm(&self) -> bool {
+        self.kind != "f32" && is_plain(&self.flat)
     }
 
     fn elem_bytes(&self) -> u32 {
@@ -340,6 +369,19 @@ impl Plan {
     }
 
     fn entries(&self) -> &'static [Entry] {
+        if self.is_gemm() {
+            let kind = usize::from(self.kind == "tf32");
+            return match self.pass {
+                Pass::Fprop => &FPROP_PLAIN[kind],
+                Pass::Dgrad => &DGRAD_PLAIN[kind],
+                Pass::Wgrad => &WGRAD_PLAIN[kind],
+            };
+        }
+        self.implicit_entries()
+    }
+
+    /// The kernels that take any window; last of bf16 and f32 the guarded one.
+    fn implicit_entries(&self) -> &'static [Entry] {
         match (self.pass, self.kind) {
             (Pass::Fprop, "bf16") => &FPROP_BF16,
             (Pass::Dgrad, "bf16") => &DGRAD_BF16,
@@ -392,14 +434,16 @@ impl Plan {
             return unsafe { plan.launch(kernels, operands, finish, (reduce, columns), workspace, stream) };
         }
         let math = self.math();
-        let (entry, tile) = if aligned { (self.tile, self.tile) } else { (TILES.len(), GUARDED) };
+        let (entry, tile) = match aligned {
+            true => (&self.entries()[self.tile], self.tile),
+            false => (&self.implicit_entries()[TILES.len()], GUARDED),
+        };
         let stage = (TILES[tile].0 + TILES[tile].1) * math.bk * self.elem_bytes();
         let parts = Parts { count: self.parts, tiles: self.tiles_per_part() };
         let partials = if self.parts == 1 { 0 } else { workspace.word() };
         let args = [self.flat.into(), parts.into(), operands[0], operands[1], Finish { partials, ..finish }.into()];
-        let entry = (&self.entries()[entry], self.kind);
         // SAFETY: the caller's contract; the grid has a block per tile, part and residue.
-        unsafe { kernels.launch(entry, self.grid(tile), stage * math.stages, &args, stream)? };
+        unsafe { kernels.launch((entry, self.kind), self.grid(tile), stage * math.stages, &args, stream)? };
         if self.parts == 1 {
             return Ok(());
         }
@@ -415,10 +459,15 @@ fn best(plans: Vec<Plan>) -> Plan {
     best.expect("there are candidates for every problem")
 }
 
-/// 1x1 windows that take every pixel once: a plain GEMM, as an image of one row.
+/// Whether the windows are 1x1 and take every pixel once: a plain GEMM.
+fn is_plain(p: &Conv2dProblem) -> bool {
+    let single = (p.r, p.s, p.stride_h, p.stride_w) == (1, 1, 1, 1) && (p.pad_top, p.pad_left) == (0, 0);
+    single && (p.p, p.q) == (p.h, p.w)
+}
+
+/// A plain GEMM as an image of one row.
 fn flattened(p: &Conv2dProblem) -> Conv2dProblem {
-    let plain = (p.r, p.s, p.stride_h, p.stride_w) == (1, 1, 1, 1) && (p.p, p.q) == (p.h, p.w) && p.pad_top == 0;
-    if !plain || p.pad_left != 0 || p.gemm_m() >= EXTENT {
+    if !is_plain(p) {
         return *p;
     }
     let pixels = p.gemm_m() as u32;
@@ -546,7 +595,7 @@ pub fn wgrad<T: Value>(
 pub fn bias_grad_workspace_elems(rows: usize, k: usize) -> usize {
     let channels = u32::try_from(k).unwrap_or(u32::MAX).max(1);
     let blocks = |values| Rows::new(rows.max(1), channels, values).blocks() as usize;
-    blocks(4).max(blocks(8)) * k
+    blocks(4).max(blocks(8)).saturating_mul(k)
 }
 
 /// Gradient to the bias: `db[k] += sum over n, p, q of dy`, in f32 for every type.
@@ -583,4 +632,23 @@ pub fn bias_grad<T: Value>(
     let args = [(k as u64).into(), problem.k.into(), m.blocks().into(), partials, finish.into()];
     // SAFETY: the sums that the first kernel has written, and `db`, borrowed mutably.
     unsafe { kernels.launch((&REDUCE, "f32"), (k as u64).div_ceil(4 * u64::from(BLOCK)), 0, &args, stream) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GUARDED, Pass, Plan};
+    use crate::problem::{Conv2dProblem, Window};
+
+    #[test]
+    fn a_grid_has_room_for_every_residue() {
+        // 65,536 residues: more than a grid is high.
+        let problem = Conv2dProblem::new([1, 256, 256, 1], [1, 1, 1, 1], Window::square(0, 256)).unwrap();
+        for plan in Plan::candidates::<f32>(Pass::Dgrad, &problem).unwrap() {
+            for tile in [plan.tile, GUARDED] {
+                let grid = plan.grid(tile);
+                assert!(grid.x <= i32::MAX as u64 && grid.y <= 65_535, "{grid:?}");
+                assert_eq!(grid.x * grid.y, u64::from(plan.parts) << 16, "a tile for every residue and part");
+            }
+        }
+    }
 }

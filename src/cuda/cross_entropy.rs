@@ -6,7 +6,7 @@
 //!
 #![doc = include_str!("../../kernels/losses.md")]
 
-use super::launch::{Entry, Kernels, PTR, U32, U64, input, optional_output, output};
+use super::launch::{Entry, Kernels, PTR, U32, U64, elems, input, optional_output, output};
 use crate::error::check_len;
 use crate::problem::Clip;
 use crate::{Error, Result};
@@ -31,15 +31,16 @@ static LOSS_MEAN: Entry = entry("loss_mean", &["f64"], &[U64, PTR, PTR, PTR]);
 
 pub(super) static ENTRIES: [&Entry; 6] = [&FORWARD, &BACKWARD, &PROBS, &PROBS_BACKWARD, &CORRECT, &LOSS_MEAN];
 
-/// Classes in 32 bits, of a matrix that is not empty.
-pub(super) fn check_rows(op: &'static str, rows: usize, classes: usize, elems: usize) -> Result<u32> {
+/// Classes in 32 bits, of a matrix that is not empty; its elements, of which `logits` has `len`.
+pub(super) fn check_rows(op: &'static str, rows: usize, classes: usize, len: usize) -> Result<(u32, usize)> {
     let count = u32::try_from(classes).ok().filter(|&classes| classes > 0 && rows > 0);
     let Some(count) = count else {
         let got = format!("[{rows}, {classes}]");
         return Err(Error::shape(op, "positive extents [rows, classes]", got, "check the extents"));
     };
-    check_len(op, "logits", elems, rows * classes)?;
-    Ok(count)
+    let elems = elems(op, &[rows, classes])?;
+    check_len(op, "logits", len, elems)?;
+    Ok((count, elems))
 }
 
 pub(super) fn blocks(rows: usize) -> u64 {
@@ -60,7 +61,7 @@ pub fn forward(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "cross_entropy";
-    let count = check_rows(OP, rows, classes, logits.len())?;
+    let (count, _) = check_rows(OP, rows, classes, logits.len())?;
     check_len(OP, "labels", labels.len(), rows)?;
     check_len(OP, "losses", losses.len(), rows)?;
     let ((zp, _z), (lp, _l)) = (input(kernels, logits, stream)?, input(kernels, labels, stream)?);
@@ -114,10 +115,10 @@ pub fn backward(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "cross_entropy backward";
-    let count = check_rows(OP, rows, classes, logits.len())?;
+    let (count, elems) = check_rows(OP, rows, classes, logits.len())?;
     check_len(OP, "labels", labels.len(), rows)?;
     check_len(OP, "dloss", dloss.len(), 1)?;
-    check_len(OP, "dlogits", dlogits.len(), rows * classes)?;
+    check_len(OP, "dlogits", dlogits.len(), elems)?;
     let ((zp, _z), (lp, _l)) = (input(kernels, logits, stream)?, input(kernels, labels, stream)?);
     let ((dp, _d), (out, _out)) = (input(kernels, dloss, stream)?, output(kernels, dlogits, stream)?);
     let args = [(rows as u64).into(), count.into(), zp, lp, dp, u32::from(accumulate).into(), out];
@@ -141,7 +142,7 @@ pub fn probs_forward(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "cross_entropy_probs";
-    let count = check_rows(OP, rows, classes, p.len())?;
+    let (count, _) = check_rows(OP, rows, classes, p.len())?;
     check_len(OP, "labels", labels.len(), rows)?;
     check_len(OP, "losses", losses.len(), rows)?;
     let ((pp, _p), (lp, _l)) = (input(kernels, p, stream)?, input(kernels, labels, stream)?);
@@ -167,10 +168,10 @@ pub fn probs_backward(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "cross_entropy_probs backward";
-    let count = check_rows(OP, rows, classes, p.len())?;
+    let (count, elems) = check_rows(OP, rows, classes, p.len())?;
     check_len(OP, "labels", labels.len(), rows)?;
     check_len(OP, "dloss", dloss.len(), 1)?;
-    check_len(OP, "dp", dp.len(), rows * classes)?;
+    check_len(OP, "dp", dp.len(), elems)?;
     let ((pp, _p), (lp, _l)) = (input(kernels, p, stream)?, input(kernels, labels, stream)?);
     let ((dlp, _d), (out, _out)) = (input(kernels, dloss, stream)?, output(kernels, dp, stream)?);
     let args = [(rows as u64).into(), count.into(), pp, lp, clip.min.into(), clip.max.into(), dlp, out];
@@ -192,7 +193,7 @@ pub fn correct(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "accuracy";
-    let classes = check_rows(OP, rows, classes, logits.len())?;
+    let (classes, _) = check_rows(OP, rows, classes, logits.len())?;
     check_len(OP, "labels", labels.len(), rows)?;
     check_len(OP, "count", count.len(), 1)?;
     let ((zp, _z), (lp, _l)) = (input(kernels, logits, stream)?, input(kernels, labels, stream)?);

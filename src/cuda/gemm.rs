@@ -3,7 +3,7 @@
 #![doc = include_str!("../../kernels/gemm.md")]
 
 use super::conv2d::Finish;
-use super::launch::{Arg, Entry, Kernels, PTR, U32, Value, input, output};
+use super::launch::{Arg, Entry, Kernels, PTR, U32, Value, elems, input, output, rows_are_near};
 use crate::error::check_len;
 use crate::{Error, Result};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
@@ -31,9 +31,9 @@ fn check(op: &'static str, [m, n, k]: [usize; 3], [a, b, c]: [usize; 3]) -> Resu
         let hint = "multiply in parts";
         return Err(Error::shape(op, "extents below 2^30", format_args!("m {m}, n {n}, k {k}"), hint));
     }
-    check_len(op, "a", a, m * k)?;
-    check_len(op, "b", b, k * n)?;
-    check_len(op, "c", c, m * n)?;
+    check_len(op, "a", a, elems(op, &[m, k])?)?;
+    check_len(op, "b", b, elems(op, &[k, n])?)?;
+    check_len(op, "c", c, elems(op, &[m, n])?)?;
     Ok([m, n, k].map(|extent| extent as u32))
 }
 
@@ -91,8 +91,8 @@ pub fn tensor_core(
     let extents = check("gemm.tensor_core", [m, n, k], [a.len(), b.len(), c.len()])?;
     let ((ap, _a), (bp, _b)) = (input(kernels, a, stream)?, input(kernels, b, stream)?);
     let (cp, _c) = output(kernels, c, stream)?;
-    let aligned =
-        n.is_multiple_of(8) && k.is_multiple_of(8) && [ap, bp].iter().all(|pointer| pointer.word().is_multiple_of(16));
+    let packs = [n, k].iter().all(|&row| row.is_multiple_of(8) && rows_are_near(row, size_of::<bf16>()));
+    let aligned = packs && [ap, bp].iter().all(|pointer| pointer.word().is_multiple_of(16));
     let (entry, tile) = if aligned { (&TENSOR_CORE, 128) } else { (&TENSOR_CORE_GUARDED, 64) };
     let shared = 2 * tile * TENSOR.1 * size_of::<bf16>() as u32 * TENSOR.2;
     // SAFETY: the buffers have the lengths of the extents (checked), and `c` is borrowed mutably.

@@ -15,6 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// PTX of every kernel file, by name.
 const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+/// Machine code and PTX of every kernel file, by name; with feature `compile-kernels` only.
+const FATBINS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
 /// The PTX of all kernel files, by the name of the file.
 pub fn ptx() -> &'static [(&'static str, &'static str)] {
     FILES
@@ -179,6 +182,34 @@ fn compiler_log(ptx: &str) -> String {
     String::from_utf8_lossy(text).trim().to_string()
 }
 
+/// The product of a caller's extents: elements of a buffer. The numbers come from outside, so it may exceed the address
+/// space.
+pub(crate) fn elems(op: &'static str, extents: &[usize]) -> Result<usize> {
+    let product = extents.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
+    product.ok_or_else(|| {
+        let got = format!("{extents:?}");
+        Error::shape(op, "extents whose product fits the address space", got, "check the extents")
+    })
+}
+
+/// What is copied 16 bytes at a time must begin at a multiple of them.
+pub(crate) fn check_aligned(op: &'static str, name: &str, pointer: Arg) -> Result<()> {
+    if pointer.word().is_multiple_of(16) {
+        return Ok(());
+    }
+    let (expected, got) = (format!("`{name}` aligned to 16 bytes"), format!("address {:#x}", pointer.word()));
+    Err(Error::argument(op, expected, got, "pass a buffer of its own instead of a view"))
+}
+
+/// Rows that a thread of tile.cuh steps over at most from one of its pieces to the next.
+const STEP_ROWS: u64 = 64;
+
+/// Whether the tiles of kernels that are not guarded can walk over rows of `row_elems` elements: they count the packs of 16
+/// bytes between a thread's pieces in 32 bits.
+pub(crate) fn rows_are_near(row_elems: usize, elem_bytes: usize) -> bool {
+    row_elems as u64 * elem_bytes as u64 / 16 < (1 << 31) / STEP_ROWS
+}
+
 /// A driver's error with what was being done.
 pub(crate) fn driver_error(doing: impl std::fmt::Display, error: DriverError) -> Error {
     let hint = "if a kernel faulted, the context is lost: start the program again";
@@ -204,7 +235,14 @@ impl Kernels {
         let (_, ptx) = FILES.iter().find(|(name, _)| *name == file).ok_or_else(|| {
             Error::device("cuda", format_args!("no kernel file `{file}` was built in"), "build from a whole checkout")
         })?;
-        let module = load_ptx(&self.context, file, ptx)?;
+        let module = match FATBINS.iter().find(|(name, _)| *name == file) {
+            // Nothing is left for the driver to compile on the GPUs that it was made for.
+            Some((_, fatbin)) => self
+                .context
+                .load_module(Ptx::from_binary(fatbin.to_vec()))
+                .map_err(|error| driver_error(format_args!("loading the machine code of `{file}`"), error))?,
+            None => load_ptx(&self.context, file, ptx)?,
+        };
         modules.insert(file, module.clone());
         Ok(module)
     }
@@ -340,5 +378,35 @@ pub(crate) fn optional_output<'a, T>(
     match y {
         None => Ok((0u64.into(), None)),
         Some(y) => output(kernels, y, stream).map(|(pointer, guard)| (pointer, Some(guard))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{elems, rows_are_near};
+
+    #[test]
+    fn products_of_extents_do_not_wrap() {
+        assert_eq!(elems("op", &[3, 1 << 20, 5]).unwrap(), 15 << 20);
+        assert_eq!(elems("op", &[]).unwrap(), 1);
+        let message = elems("op", &[1 << 33, 1 << 31]).unwrap_err().to_string();
+        assert!(
+            message.contains("fits the address space") && message.contains("[8589934592, 2147483648]"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn what_lies_between_the_pieces_of_a_thread_fits_32_bits() {
+        // `Offset::of` of tile.cuh: threads / pieces of a deep row, of 64 bytes, times the row, in packs.
+        let fits =
+            |threads: u64, row: usize, bytes: u64| i32::try_from(threads / 4 * row as u64 / (16 / bytes)).is_ok();
+        for (row, near) in [((1 << 27) - 4, true), (1 << 27, false), ((1 << 30) - 8, false)] {
+            assert_eq!((rows_are_near(row, 4), fits(256, row, 4)), (near, near), "f32, {row}");
+        }
+        for row in [8, (1 << 28) - 8, 1 << 28, 1 << 29, (1 << 30) - 8] {
+            assert!(!rows_are_near(row, 2) || fits(128, row, 2), "bf16, {row}");
+        }
+        assert!(rows_are_near((1 << 28) - 8, 2) && !rows_are_near(1 << 29, 2));
     }
 }

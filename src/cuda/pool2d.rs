@@ -3,7 +3,7 @@
 //!
 #![doc = include_str!("../../kernels/pool2d.md")]
 
-use super::launch::{Entry, F32, Kernels, PTR, U32, U64, Value, input, optional_input, optional_output, output};
+use super::launch::{Entry, F32, Kernels, PTR, U32, U64, Value, elems, input, optional_input, optional_output, output};
 use crate::error::check_len;
 use crate::problem::Pool2dProblem;
 use crate::{Error, Result};
@@ -37,6 +37,21 @@ fn parts<T>(pixels: u32, c: u32) -> u64 {
     (u64::from(pixels) * packs::<T>(c)).div_ceil(u64::from(BLOCK))
 }
 
+/// Padded extents, channels and the packs of a row stay below this: kernels count them in 32 bits.
+const EXTENT: u64 = 1 << 31;
+
+fn check<T>(op: &'static str, p: &Pool2dProblem) -> Result<()> {
+    p.check(op)?;
+    let padded_h = u64::from(p.h) + u64::from(p.pad_top) + u64::from(p.pad_bottom);
+    let padded_w = u64::from(p.w) + u64::from(p.pad_left) + u64::from(p.pad_right);
+    let row = u64::from(p.w.max(p.q)) * packs::<T>(p.c);
+    if [padded_h, padded_w, u64::from(p.c), row].iter().all(|&extent| extent < EXTENT) {
+        return Ok(());
+    }
+    let expected = "padded extents, channels and packs of 16 bytes in a row below 2^31";
+    Err(Error::shape(op, expected, format_args!("{p:?}"), "pad less, or split the rows"))
+}
+
 /// Max-pooling; `argmax` receives the winners' places for [`max_backward`].
 ///
 /// Shapes: `x [n,h,w,c]`, `y` and `argmax [n,p,q,c]`.
@@ -53,7 +68,7 @@ pub fn max<T: Value>(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "max_pool2d";
-    problem.check(OP)?;
+    check::<T>(OP, problem)?;
     check_len(OP, "x", x.len(), problem.x_elems())?;
     check_len(OP, "y", y.len(), problem.y_elems())?;
     if let Some(argmax) = &argmax {
@@ -84,7 +99,7 @@ pub fn max_backward<T: Value>(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "max_pool2d backward";
-    problem.check(OP)?;
+    check::<T>(OP, problem)?;
     check_len(OP, "dy", dy.len(), problem.y_elems())?;
     check_len(OP, "dx", dx.len(), problem.x_elems())?;
     match argmax {
@@ -111,8 +126,8 @@ fn check_avg(op: &'static str, [n, pixels, c]: [usize; 3], images: usize, means:
         let got = format!("[{n}, {pixels}, {c}]");
         return Err(Error::shape(op, "positive extents [n, pixels, c], c < 2^31", got, "check the extents"));
     };
-    check_len(op, "images", images, n * pixels * c)?;
-    check_len(op, "means", means, n * c)?;
+    check_len(op, "images", images, elems(op, &[n, pixels, c])?)?;
+    check_len(op, "means", means, elems(op, &[n, c])?)?;
     Ok(channels)
 }
 

@@ -31,7 +31,7 @@ impl Rows {
         // Enough blocks, but every thread with a few rows of its own, and the grid within its limit.
         let high = u64::from(ROWS_BLOCK / lanes);
         let wanted = rows.div_ceil((BUSY / across).max(1)).max(4 * high).max(rows.div_ceil(65_535));
-        let rows_per_block = wanted.next_multiple_of(high).min(u64::from(u32::MAX) / high * high);
+        let rows_per_block = wanted.min(u64::from(u32::MAX) / high * high).next_multiple_of(high);
         Rows { rows, c, lanes, rows_per_block: rows_per_block as u32 }
     }
 

@@ -44,8 +44,8 @@ pub fn softmax(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "softmax";
-    let count = check_rows(OP, rows, classes, logits.len())?;
-    check_len(OP, "probs", probs.len(), rows * classes)?;
+    let (count, elems) = check_rows(OP, rows, classes, logits.len())?;
+    check_len(OP, "probs", probs.len(), elems)?;
     check_temperature(OP, temperature)?;
     let ((zp, _z), (out, _out)) = (input(kernels, logits, stream)?, output(kernels, probs, stream)?);
     let args = [(rows as u64).into(), count.into(), zp, temperature.into(), out];
@@ -68,9 +68,9 @@ pub fn softmax_backward(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "softmax backward";
-    let count = check_rows(OP, rows, classes, probs.len())?;
-    check_len(OP, "dprobs", dprobs.len(), rows * classes)?;
-    check_len(OP, "dlogits", dlogits.len(), rows * classes)?;
+    let (count, elems) = check_rows(OP, rows, classes, probs.len())?;
+    check_len(OP, "dprobs", dprobs.len(), elems)?;
+    check_len(OP, "dlogits", dlogits.len(), elems)?;
     check_temperature(OP, temperature)?;
     let ((yp, _y), (dyp, _dy)) = (input(kernels, probs, stream)?, input(kernels, dprobs, stream)?);
     let (out, _out) = output(kernels, dlogits, stream)?;
@@ -93,8 +93,8 @@ pub fn kl_div(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "kl_div";
-    let count = check_rows(OP, rows, classes, p.len())?;
-    check_len(OP, "q", q.len(), rows * classes)?;
+    let (count, elems) = check_rows(OP, rows, classes, p.len())?;
+    check_len(OP, "q", q.len(), elems)?;
     check_len(OP, "losses", losses.len(), rows)?;
     let ((pp, _p), (qp, _q)) = (input(kernels, p, stream)?, input(kernels, q, stream)?);
     let (out, _out) = output(kernels, losses, stream)?;
@@ -119,10 +119,10 @@ pub fn kl_div_backward(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "kl_div backward";
-    let count = check_rows(OP, rows, classes, p.len())?;
-    check_len(OP, "q", q.len(), rows * classes)?;
+    let (count, elems) = check_rows(OP, rows, classes, p.len())?;
+    check_len(OP, "q", q.len(), elems)?;
     check_len(OP, "dloss", dloss.len(), 1)?;
-    check_len(OP, "dq", dq.len(), rows * classes)?;
+    check_len(OP, "dq", dq.len(), elems)?;
     let ((pp, _p), (qp, _q)) = (input(kernels, p, stream)?, input(kernels, q, stream)?);
     let ((dlp, _d), (out, _out)) = (input(kernels, dloss, stream)?, output(kernels, dq, stream)?);
     let args = [(rows as u64).into(), count.into(), pp, qp, dlp, out];
@@ -147,14 +147,14 @@ pub fn distill<G: DevicePtrMut<f32>>(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "softmax_kl";
-    let count = check_rows(OP, rows, classes, teacher.len())?;
-    check_len(OP, "student_logits", student.len(), rows * classes)?;
+    let (count, elems) = check_rows(OP, rows, classes, teacher.len())?;
+    check_len(OP, "student_logits", student.len(), elems)?;
     check_len(OP, "losses", losses.len(), rows)?;
     check_temperature(OP, temperature)?;
     let (dloss, dstudent) = gradient.unzip();
     if let (Some(dloss), Some(dstudent)) = (&dloss, &dstudent) {
         check_len(OP, "dloss", dloss.len(), 1)?;
-        check_len(OP, "dstudent", dstudent.len(), rows * classes)?;
+        check_len(OP, "dstudent", dstudent.len(), elems)?;
     }
     let ((tp, _t), (sp, _s)) = (input(kernels, teacher, stream)?, input(kernels, student, stream)?);
     let (out, _out) = output(kernels, losses, stream)?;

@@ -6,7 +6,9 @@
 //!
 #![doc = include_str!("../../kernels/supcon.md")]
 
-use super::launch::{Entry, F32, Grid, Kernels, PTR, U32, U64, Value, input, output};
+use super::launch::{
+    Entry, F32, Grid, Kernels, PTR, U32, U64, Value, check_aligned, elems, input, output, rows_are_near,
+};
 use crate::error::check_len;
 use crate::problem::{Form, MeanOver, Supcon};
 use crate::{Error, Result};
@@ -164,6 +166,10 @@ impl Plan {
         const OP: &str = "supcon";
         let n = batch.saturating_mul(views);
         let [n, dim] = extents(OP, n, dim)?;
+        // A plan is for either type: the larger one decides.
+        if !rows_are_near(dim.next_multiple_of(PITCH as u32) as usize, size_of::<f32>()) {
+            return Err(Error::shape(OP, "embeddings of fewer than 2^27 dimensions", dim, "project them to fewer"));
+        }
         check_temperature(OP, settings.temperature)?;
         check_eps(OP, settings.norm_eps)?;
         let form = match settings.form {
@@ -210,7 +216,7 @@ impl Plan {
 
     fn check(&self, op: &'static str, [z, labels, unit, state, workspace]: [usize; 5]) -> Result<()> {
         let p = &self.problem;
-        check_len(op, "z", z, p.n as usize * p.dim as usize)?;
+        check_len(op, "z", z, elems(op, &[p.n as usize, p.dim as usize])?)?;
         check_len(op, "labels", labels, (p.n / p.views) as usize)?;
         check_len(op, "unit", unit, self.unit_elems())?;
         check_len(op, "state", state, self.state_elems())?;
@@ -269,8 +275,8 @@ pub fn l2_normalize<T: Value>(
 ) -> Result<()> {
     const OP: &str = "l2_normalize";
     let [rows, columns] = extents(OP, n, dim)?;
-    check_len(OP, "z", z.len(), n * dim)?;
-    check_len(OP, "y", y.len(), n * dim)?;
+    check_len(OP, "z", z.len(), elems(OP, &[n, dim])?)?;
+    check_len(OP, "y", y.len(), elems(OP, &[n, dim])?)?;
     check_eps(OP, eps)?;
     let ((zp, _z), (yp, _y)) = (input(kernels, z, stream)?, output(kernels, y, stream)?);
     let args = [u64::from(rows).into(), columns.into(), columns.into(), eps.into(), zp, yp];
@@ -296,9 +302,9 @@ pub fn l2_normalize_backward<T: Value>(
 ) -> Result<()> {
     const OP: &str = "l2_normalize backward";
     let [rows, columns] = extents(OP, n, dim)?;
-    check_len(OP, "z", z.len(), n * dim)?;
-    check_len(OP, "dy", dy.len(), n * dim)?;
-    check_len(OP, "dz", dz.len(), n * dim)?;
+    check_len(OP, "z", z.len(), elems(OP, &[n, dim])?)?;
+    check_len(OP, "dy", dy.len(), elems(OP, &[n, dim])?)?;
+    check_len(OP, "dz", dz.len(), elems(OP, &[n, dim])?)?;
     check_eps(OP, eps)?;
     let ((zp, _z), (dyp, _dy)) = (input(kernels, z, stream)?, input(kernels, dy, stream)?);
     let (dzp, _dz) = output(kernels, dz, stream)?;
@@ -323,11 +329,13 @@ pub fn similarity_matrix<T: Value>(
 ) -> Result<()> {
     const OP: &str = "similarity_matrix";
     let [rows, depth] = extents(OP, n, dim)?;
-    check_len(OP, "z", z.len(), n * dim)?;
-    check_len(OP, "sim", sim.len(), n * n)?;
+    check_len(OP, "z", z.len(), elems(OP, &[n, dim])?)?;
+    check_len(OP, "sim", sim.len(), elems(OP, &[n, n])?)?;
     check_temperature(OP, temperature)?;
     let ((zp, _z), (simp, _sim)) = (input(kernels, z, stream)?, output(kernels, sim, stream)?);
-    let aligned = zp.word().is_multiple_of(16) && (dim * size_of::<T>()).is_multiple_of(16);
+    let row_bytes = dim * size_of::<T>();
+    let aligned = [zp.word(), row_bytes as u64].iter().all(|bytes| bytes.is_multiple_of(16));
+    let aligned = aligned && rows_are_near(dim, size_of::<T>());
     let entry = of::<T>(if aligned { &SIMILARITY } else { &SIMILARITY_GUARDED });
     let blocks = u64::from(rows.div_ceil(SIDE)).pow(2);
     let args = [rows.into(), depth.into(), zp, temperature.into(), simp];
@@ -353,9 +361,9 @@ pub fn similarity_matrix_backward<T: Value>(
 ) -> Result<()> {
     const OP: &str = "similarity_matrix backward";
     let [rows, columns] = extents(OP, n, dim)?;
-    check_len(OP, "z", z.len(), n * dim)?;
-    check_len(OP, "dz", dz.len(), n * dim)?;
-    check_len(OP, "dsim", dsim.len(), n * n)?;
+    check_len(OP, "z", z.len(), elems(OP, &[n, dim])?)?;
+    check_len(OP, "dz", dz.len(), elems(OP, &[n, dim])?)?;
+    check_len(OP, "dsim", dsim.len(), elems(OP, &[n, n])?)?;
     check_temperature(OP, temperature)?;
     let ((zp, _z), (dsimp, _dsim)) = (input(kernels, z, stream)?, input(kernels, dsim, stream)?);
     let (dzp, _dz) = output(kernels, dz, stream)?;
@@ -391,7 +399,7 @@ pub fn loss<T: Value>(
     let ((zp, _z), (lp, _l)) = (input(kernels, z, stream)?, input(kernels, labels, stream)?);
     let ((up, _u), (sp, _s)) = (output(kernels, unit, stream)?, output(kernels, state, stream)?);
     let ((out, _out), (wp, _w)) = (output(kernels, loss, stream)?, output(kernels, workspace, stream)?);
-    check_aligned(OP, up.word())?;
+    check_aligned(OP, "unit", up)?;
     let args = [u64::from(p.n).into(), p.dim.into(), p.pitch.into(), p.norm_eps.into(), zp, up];
     // SAFETY: `z` and `unit` have the lengths of the plan (checked); `unit` is borrowed mutably.
     unsafe { kernels.launch((&NORMALIZE, T::SUFFIX), row_blocks(p.n), 0, &args, stream)? };
@@ -434,7 +442,7 @@ pub fn loss_backward<T: Value>(
     let ((up, _u), (sp, _s)) = (input(kernels, unit, stream)?, input(kernels, state, stream)?);
     let ((dlp, _dl), (dzp, _dz)) = (input(kernels, dloss, stream)?, output(kernels, dz, stream)?);
     let (wp, _w) = output(kernels, workspace, stream)?;
-    check_aligned(OP, up.word())?;
+    check_aligned(OP, "unit", up)?;
     let math = Math::of::<T>();
     let slopes = SIDE * SIDE * size_of::<T>() as u32;
     // A stage of the gradient holds 64 rows of slopes and 128 columns, one of the similarities 64 and 64 rows.
@@ -447,13 +455,4 @@ pub fn loss_backward<T: Value>(
     let args = [p.into(), plan.gradient.count.into(), zp, wp, sp, dlp, u32::from(accumulate).into(), dzp];
     // SAFETY: the parts just written; `z` and `dz` have the plan's length (checked), and `dz` is borrowed mutably.
     unsafe { kernels.launch((&BACKWARD, T::SUFFIX), row_blocks(p.n), 0, &args, stream) }
-}
-
-/// Unit rows are copied 16 bytes at a time.
-fn check_aligned(op: &'static str, unit: u64) -> Result<()> {
-    if unit.is_multiple_of(16) {
-        return Ok(());
-    }
-    let got = format!("address {unit:#x}");
-    Err(Error::argument(op, "`unit` aligned to 16 bytes", got, "pass a buffer of its own instead of a view"))
 }

@@ -4,6 +4,7 @@
 #[cfg(all(feature = "nn", feature = "cpu"))]
 pub mod device;
 pub mod oracle;
+pub mod problems;
 
 use std::fmt::Debug;
 use warpsmith::rng::Philox;

@@ -2,7 +2,7 @@
 //! for every number of threads, errors instead of panics.
 
 use crate::common::oracle::conv2d as oracle;
-use crate::common::{assert_close, random, rtol_sum};
+use crate::common::{assert_close, problems, random, rtol_sum};
 use warpsmith::cpu::conv2d;
 use warpsmith::cpu::gemm::{Isa, with_isa};
 use warpsmith::problem::{Conv2dProblem, Window};
@@ -10,68 +10,6 @@ use warpsmith::rng::Philox;
 
 fn window(pads: [u32; 4], strides: [u32; 2], dilations: [u32; 2]) -> Window {
     Window { pads, strides, dilations }
-}
-
-/// Images `[n,h,w,c]`, filters `[k,r,s]`, window, and why the problem is here.
-fn curated() -> Vec<(&'static str, Conv2dProblem)> {
-    let square = Window::square;
-    let list: Vec<(&str, [u32; 4], [u32; 3], Window)> = vec![
-        ("one multiplication", [1, 1, 1, 1], [1, 1, 1], square(0, 1)),
-        ("R differs from S", [2, 7, 9, 5], [6, 3, 2], square(1, 1)),
-        ("one row of taps", [2, 5, 9, 4], [8, 1, 5], window([0, 0, 2, 2], [1, 1], [1, 1])),
-        ("one column of taps", [17, 9, 5, 4], [8, 5, 1], window([2, 2, 0, 0], [1, 1], [1, 1])),
-        ("C below a vector", [2, 8, 8, 3], [16, 3, 3], square(1, 1)),
-        ("C not a multiple of 4", [3, 6, 6, 13], [20, 3, 3], square(1, 1)),
-        ("K=1", [4, 6, 6, 8], [1, 3, 3], square(1, 1)),
-        ("K one more than a panel", [2, 6, 6, 8], [33, 3, 3], square(1, 1)),
-        ("K one vector and a bit", [20, 4, 4, 8], [17, 3, 3], square(1, 1)),
-        ("stride 2, even image", [2, 8, 8, 6], [10, 3, 3], square(1, 2)),
-        ("stride 2, odd image", [2, 9, 9, 6], [10, 3, 3], square(1, 2)),
-        ("stride 2, even image, exact classes", [18, 8, 8, 6], [10, 3, 3], square(1, 2)),
-        ("stride 2, odd image, exact classes", [18, 9, 9, 6], [10, 3, 3], square(1, 2)),
-        ("strides differ", [2, 9, 10, 4], [5, 3, 3], window([1, 1, 1, 1], [1, 3], [1, 1])),
-        ("stride larger than the filter: pixels that no window sees", [3, 11, 11, 4], [6, 2, 2], square(0, 3)),
-        ("stride larger than the filter, exact classes", [16, 11, 11, 4], [6, 2, 2], square(0, 3)),
-        ("stride larger than the image", [2, 3, 3, 4], [6, 3, 3], square(0, 7)),
-        ("asymmetric padding", [2, 7, 6, 5], [7, 3, 3], window([0, 2, 1, 0], [1, 1], [1, 1])),
-        (
-            "asymmetric padding with stride 2 (TensorFlow's `same`)",
-            [16, 8, 8, 5],
-            [7, 3, 3],
-            window([0, 1, 0, 1], [2, 2], [1, 1]),
-        ),
-        ("dilation", [2, 9, 9, 5], [7, 3, 3], window([2; 4], [1, 1], [2, 2])),
-        ("dilation, exact classes", [19, 9, 9, 5], [7, 3, 3], window([2; 4], [1, 1], [2, 2])),
-        ("dilation and stride share a factor", [17, 11, 11, 4], [6, 3, 3], window([2; 4], [2, 2], [2, 2])),
-        ("dilation and stride are coprime", [2, 12, 11, 4], [6, 3, 3], window([3; 4], [2, 2], [3, 3])),
-        ("padding beyond the filter: windows of zeros", [2, 4, 4, 3], [5, 2, 2], square(3, 1)),
-        ("padding beyond the filter, exact classes", [16, 4, 4, 3], [5, 2, 2], square(3, 1)),
-        ("rows that the stride never reaches", [2, 8, 8, 3], [5, 2, 2], square(0, 5)),
-        ("1x1 with stride 2", [2, 7, 7, 8], [12, 1, 1], square(0, 2)),
-        ("1x1 with stride 2, exact classes", [16, 7, 7, 8], [12, 1, 1], square(0, 2)),
-        ("1x1 with padding", [2, 4, 4, 8], [12, 1, 1], square(1, 1)),
-        ("last stage at 32x32: one pixel, centre tap only", [21, 1, 1, 24], [40, 3, 3], square(1, 1)),
-        ("one pixel, small batch", [2, 1, 1, 24], [40, 3, 3], square(1, 1)),
-        ("batch 1", [1, 14, 14, 16], [32, 3, 3], square(1, 1)),
-        ("filter as large as the image", [2, 5, 5, 7], [9, 5, 5], square(0, 1)),
-        ("depth over several blocks", [2, 3, 3, 200], [18, 3, 3], square(1, 1)),
-        ("depth over several blocks, exact classes", [16, 3, 3, 130], [18, 3, 3], square(1, 1)),
-        ("more filters than one wgrad tile", [2, 2, 2, 5], [300, 1, 1], square(0, 1)),
-        ("more columns than one wgrad tile, cut inside a tap", [2, 3, 3, 150], [7, 3, 3], square(1, 1)),
-        ("several row blocks", [3, 17, 19, 4], [6, 3, 3], square(1, 1)),
-        ("stem 7x7/2", [2, 24, 24, 3], [64, 7, 7], square(3, 2)),
-        ("stem 7x7/2, exact classes", [16, 12, 12, 3], [64, 7, 7], square(3, 2)),
-        ("shortcut 1x1", [2, 6, 6, 64], [256, 1, 1], square(0, 1)),
-        ("reduce 1x1", [2, 6, 6, 256], [64, 1, 1], square(0, 1)),
-        ("stage 1 3x3", [2, 6, 6, 64], [64, 3, 3], square(1, 1)),
-        ("stage 1 3x3, exact classes", [16, 3, 3, 64], [64, 3, 3], square(1, 1)),
-        ("stage end 3x3/2", [2, 9, 9, 64], [64, 3, 3], square(1, 2)),
-        ("large C", [1, 2, 2, 2048], [40, 1, 1], square(0, 1)),
-        ("large K", [1, 2, 2, 40], [2048, 1, 1], square(0, 1)),
-    ];
-    list.into_iter()
-        .map(|(why, x, [k, r, s], window)| (why, Conv2dProblem::new(x, [k, r, s, x[3]], window).expect(why)))
-        .collect()
 }
 
 struct Data {
@@ -147,7 +85,7 @@ fn check(why: &str, p: &Conv2dProblem) {
 
 #[test]
 fn curated_problems_match_the_oracle() {
-    for (why, p) in curated() {
+    for (why, p) in problems::conv2d() {
         check(why, &p);
     }
 }
@@ -175,7 +113,7 @@ fn random_problems_match_the_oracle() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    for (why, p) in curated() {
+    for (why, p) in problems::conv2d() {
         let d = data(&p);
         let mut results = [1, 2, 3].into_iter().map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -190,7 +128,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn concurrent_calls_do_not_disturb_each_other() {
-    let problems: Vec<_> = curated().into_iter().map(|(_, p)| (data(&p), p)).collect();
+    let problems: Vec<_> = problems::conv2d().into_iter().map(|(_, p)| (data(&p), p)).collect();
     let alone: Vec<_> = problems.iter().map(|(d, p)| computed(p, d)).collect();
     use rayon::prelude::*;
     // Calls started inside a pool steal each other's tasks while they wait.

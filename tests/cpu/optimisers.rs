@@ -1,5 +1,6 @@
 //! Adam, SGD and SWA: one walk over the span table, three rules.
 
+use crate::common::oracle::optimisers as oracle;
 use crate::common::{assert_close, assert_error, random, widen};
 use warpsmith::cpu::{adam, sgd, swa};
 use warpsmith::problem::Span;
@@ -13,14 +14,6 @@ fn spans() -> Vec<Span> {
     vec![span(3, 0, 1), span(4, 4, 37), span(64, 64, 0), span(100, 64, 100_001), span(140_000, 110_000, 10_000)]
 }
 
-/// `(parameter, gradient)` indices of all spans.
-fn pairs() -> Vec<(usize, usize)> {
-    spans()
-        .iter()
-        .flat_map(|s| (0..s.len).map(|i| ((s.param_offset + i) as usize, (s.grad_offset + i) as usize)))
-        .collect()
-}
-
 #[test]
 fn adam_follows_its_formula() {
     let settings = adam::Adam { learning_rate: 0.01, beta_1: 0.9, beta_2: 0.99, eps: 1e-3 };
@@ -28,23 +21,17 @@ fn adam_follows_its_formula() {
     let (mut m, mut v) = (vec![0.0; GRADS], vec![0.0; GRADS]);
     let (untouched, mut want) = (w.clone(), widen(&w));
     let (mut want_m, mut want_v) = (vec![0.0; GRADS], vec![0.0; GRADS]);
-    let ([lr, eps], b1, b2) = ([0.01f32, 1e-3].map(f64::from), 0.9f64, 0.99f64);
+    let [lr, eps] = [0.01f32, 1e-3].map(f64::from);
     for t in 1..=5 {
         let g = random(GRADS, 10 + t);
         adam::step(&settings, t, &spans(), &mut w, &g, &mut m, &mut v).unwrap();
-        for (p, i) in pairs() {
-            let g = f64::from(g[i]);
-            want_m[i] += (g - want_m[i]) * (1.0 - b1);
-            want_v[i] += (g * g - want_v[i]) * (1.0 - b2);
-            let rate = lr * (1.0 - b2.powi(t as i32)).sqrt() / (1.0 - b1.powi(t as i32));
-            want[p] -= rate * want_m[i] / (want_v[i].sqrt() + eps);
-        }
+        oracle::adam([lr, 0.9, 0.99, eps], t as i32, &spans(), &mut want, &g, (&mut want_m, &mut want_v));
         assert_close("m", &t, &[GRADS], &m, &want_m, 1e-6, 1e-6);
         assert_close("v", &t, &[GRADS], &v, &want_v, 1e-6, 1e-6);
         assert_close("w", &t, &[PARAMS], &w, &want, 1e-6, 1e-6);
     }
     let mut inside = vec![false; PARAMS];
-    pairs().iter().for_each(|&(p, _)| inside[p] = true);
+    oracle::pairs(&spans()).iter().for_each(|&(p, _)| inside[p] = true);
     assert!((0..PARAMS).all(|p| inside[p] != (w[p] == untouched[p])), "padding must not move, parameters must");
 }
 
@@ -56,16 +43,11 @@ fn sgd_follows_its_formula() {
         let mut w = random(PARAMS, 2);
         let mut velocity = vec![0.0; GRADS];
         let (mut want, mut want_velocity) = (widen(&w), vec![0.0; GRADS]);
-        let [lr, wide_momentum, wide_decay] = [lr, momentum, decay].map(f64::from);
         for t in 0..4 {
             let g = random(GRADS, 20 + t);
             let state = (momentum != 0.0).then_some(&mut velocity[..]);
             sgd::step(&settings, &spans(), &mut w, &g, state).unwrap();
-            for (p, i) in pairs() {
-                let step = lr * (f64::from(g[i]) + wide_decay * want[p]);
-                want_velocity[i] = wide_momentum * want_velocity[i] - step;
-                want[p] += want_velocity[i];
-            }
+            oracle::sgd([lr, momentum, decay].map(f64::from), &spans(), &mut want, &g, &mut want_velocity);
         }
         assert_close("w", &settings, &[PARAMS], &w, &want, 1e-6, 1e-6);
         if momentum != 0.0 {
@@ -77,20 +59,16 @@ fn sgd_follows_its_formula() {
 #[test]
 fn swa_averages_its_snapshots() {
     let mut average = vec![0.0; GRADS];
-    let mut sum = vec![0.0f64; GRADS];
-    let mut snapshots = 0;
-    for step in 0..8 {
-        let w = random(PARAMS, 30 + step);
-        swa::update(snapshots, &spans(), &w, &mut average).unwrap();
-        snapshots += 1;
-        pairs().iter().for_each(|&(p, i)| sum[i] += f64::from(w[p]));
+    let snapshots: Vec<Vec<f32>> = (0..8).map(|step| random(PARAMS, 30 + step)).collect();
+    for (n, w) in (0..).zip(&snapshots) {
+        swa::update(n, &spans(), w, &mut average).unwrap();
     }
-    let want: Vec<f64> = sum.iter().map(|sum| sum / snapshots as f64).collect();
+    let want = oracle::swa(&spans(), &snapshots, GRADS);
     assert_close("average", &"", &[GRADS], &average, &want, 1e-6, 1e-6);
     let mut w = vec![7.0; PARAMS];
     swa::assign(&spans(), &average, &mut w).unwrap();
     let mut want = vec![7.0; PARAMS];
-    pairs().iter().for_each(|&(p, i)| want[p] = average[i]);
+    oracle::pairs(&spans()).iter().for_each(|&(p, i)| want[p] = average[i]);
     assert_eq!(w, want);
 }
 

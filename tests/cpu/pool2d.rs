@@ -1,27 +1,7 @@
 use crate::common::oracle::pool2d as oracle;
-use crate::common::{assert_close, assert_error, dot, numeric_gradient, random, rtol_sum, widen};
+use crate::common::{assert_close, assert_error, dot, numeric_gradient, problems, random, rtol_sum, widen};
 use warpsmith::cpu::pool2d::{self, PADDING};
 use warpsmith::problem::{Pool2dProblem, Window};
-
-/// Curated problems, each with its reason.
-fn problems() -> Vec<(Pool2dProblem, &'static str)> {
-    let new =
-        |x, filter, pads, strides| Pool2dProblem::new(x, filter, Window { pads, strides, dilations: [1; 2] }).unwrap();
-    vec![
-        (new([2, 10, 8, 3], [3, 3], [1; 4], [2, 2]), "3x3/2, even image"),
-        (new([1, 9, 7, 2], [3, 3], [1; 4], [2, 2]), "3x3/2, odd image"),
-        (new([2, 16, 16, 64], [3, 3], [1; 4], [2, 2]), "pool1 at 32x32"),
-        (new([1, 12, 11, 35], [3, 3], [1; 4], [2, 2]), "channels with a tail behind the tile"),
-        (new([2, 8, 10, 5], [1, 1], [0; 4], [2, 2]), "1x1/2, even image"),
-        (new([2, 9, 7, 70], [1, 1], [0; 4], [2, 2]), "1x1/2, odd image"),
-        (new([1, 5, 6, 4], [1, 1], [1, 0, 0, 2], [2, 3]), "1x1 with padding: no fast path"),
-        (new([1, 7, 9, 3], [2, 4], [0, 3, 2, 1], [3, 2]), "R != S, asymmetric padding, other strides"),
-        (new([1, 6, 6, 3], [3, 3], [0; 4], [1, 1]), "overlapping windows, stride 1"),
-        (new([1, 7, 7, 3], [2, 2], [0; 4], [3, 3]), "pixels that no window sees"),
-        (new([1, 3, 3, 2], [3, 3], [3; 4], [1, 1]), "windows that see padding alone"),
-        (new([1, 1, 1, 2048], [3, 3], [1; 4], [2, 2]), "one pixel"),
-    ]
-}
 
 fn run(problem: &Pool2dProblem, padding: f32, x: &[f32]) -> (Vec<f32>, Vec<u8>) {
     let (mut y, mut argmax) = (vec![f32::NAN; problem.y_elems()], vec![77; problem.y_elems()]);
@@ -35,7 +15,7 @@ fn run(problem: &Pool2dProblem, padding: f32, x: &[f32]) -> (Vec<f32>, Vec<u8>) 
 
 #[test]
 fn max_matches_the_oracle() {
-    for (problem, reason) in problems() {
+    for (reason, problem) in problems::pool2d() {
         for padding in [0.0, -0.4] {
             // Coarse values make ties; ties between taps and with the padding are part of the meaning.
             let x: Vec<f32> = random(problem.x_elems(), 1).iter().map(|x| (x * 5.0).round() / 5.0).collect();

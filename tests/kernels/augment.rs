@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     ("augment::warps_f32_equal_the_cpu", || warps::<f32>()),
     ("augment::rand_augment_ops_equal_the_cpu", rand_augment_ops),
     ("augment::keras_ops_equal_the_cpu", keras_ops),
+    ("augment::auto_contrast_is_blind_to_nan", auto_contrast_is_blind_to_nan),
     ("augment::pipelines_of_the_procedures_equal_the_cpu", pipelines_of_the_procedures),
     ("augment::pipelines_of_all_sizes_equal_the_cpu", pipelines_of_all_sizes),
     ("augment::many_draws_equal_the_cpu", many_draws),
@@ -272,6 +273,23 @@ fn keras_ops() {
     }
 }
 
+/// NaN is neither the smallest nor the largest value of a channel, stays what it is, and a channel of nothing else stays.
+fn auto_contrast_is_blind_to_nan() {
+    let (gpu, s) = (gpu(), &gpu().stream);
+    for (h, w) in [(1, 1), (5, 7), (31, 33)] {
+        let mut x: Vec<f32> = random(2 * h * w * 3, 6).iter().map(|x| (x + 1.0) * 100.0).collect();
+        // Of the first image some values of channel 1, in every place of a unit of four; of the second all of channel 0.
+        let (one, two) = x.split_at_mut(h * w * 3);
+        one.iter_mut().skip(1).step_by(15).for_each(|x| *x = f32::NAN);
+        two.iter_mut().step_by(3).for_each(|x| *x = f32::NAN);
+        let (mut want, mut y) = (x.clone(), zeros::<f32>(x.len()));
+        cpu_pixel::keras_cv::auto_contrast(&mut want, [2, h, w]).unwrap();
+        cuda_pixel::keras_cv::auto_contrast(&gpu.kernels, &gpu.put(&x), [2, h, w], &mut y, s).unwrap();
+        assert_bits(&gpu.get(&y), &want, &format!("{h}x{w} with NaN"));
+        assert_eq!(want.iter().filter(|x| x.is_nan()).count(), x.iter().filter(|x| x.is_nan()).count());
+    }
+}
+
 fn resize(size: usize) -> Step {
     Step::Resize { height: size, width: size }
 }
@@ -496,6 +514,11 @@ fn bad_input() {
     let mut small = zeros::<u8>(100);
     let result = apply(k, &fine, &table, Rows::Batch, &pixels, &two, 0, &step, Some(&mut small), &mut y, s);
     assert_error(result, &["at least 128 bytes of workspace", "100"]);
+    let turning = plan(&[AugmentStep::resize(4, 5), AugmentStep::random_rotation(0.1)]);
+    let mut shifted = zeros::<u8>(1001);
+    let shifted = Some(&mut shifted.slice_mut(1..));
+    let result = apply(k, &turning, &table, Rows::Batch, &pixels, &two, 0, &step, shifted, &mut y, s);
+    assert_error(result, &["augment_pipeline", "`workspace` aligned to 16 bytes", "instead of a view"]);
     let large = plan(&[AugmentStep::resize(400, 400), AugmentStep::truncate()]);
     let mut y = zeros::<f32>(2 * 400 * 400 * 3);
     let result = apply(k, &large, &table, Rows::Batch, &pixels, &two, 0, &step, NONE, &mut y, s);

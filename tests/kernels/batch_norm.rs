@@ -127,6 +127,14 @@ fn normalize_matches<T: Float>(s: &Setup<T>, residual: bool, relu: bool) {
     assert_bits(&T::to_floats(&gpu.get(&y)), &want, &format!("normalize {:?} {residual} {relu}", (s.rows, s.c)));
 }
 
+/// `(dx, dgamma, dbeta)` in f64 for the gradient `g` behind the ReLU; the tables hold 1 / sqrt(var + eps).
+fn oracle_backward<T: Float>(s: &Setup<T>, g: &[f32], statistics: Statistics) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let [mean, inv_std, gamma, beta] = [0, 1, 2, 3].map(|i| widen(&s.tables[i]));
+    let var: Vec<f64> = inv_std.iter().map(|inv_std| 1.0 / (inv_std * inv_std)).collect();
+    let of_batch = statistics == Statistics::OfBatch;
+    oracle::backward(s.c, &widen(&s.x), &widen(g), &mean, &var, 0.0, &gamma, &beta, false, of_batch)
+}
+
 fn backward_matches<T: Float>(
     s: &mut Setup<T>,
     problem: &(usize, usize, &str),
@@ -148,6 +156,10 @@ fn backward_matches<T: Float>(
             Statistics::OfBatch => cpu::backward_train,
             Statistics::Constant => cpu::backward_inference,
         };
+        let oracle = oracle_backward(s, &g, statistics);
+        let added = |want: Vec<f64>, before: &[f32]| want.iter().zip(before).map(|(w, &b)| w + f64::from(b)).collect();
+        let exact_dx: Vec<f64> = if accumulate { added(oracle.0, &before) } else { oracle.0 };
+        let exact: [Vec<f64>; 2] = [added(oracle.1, &want_dgamma), added(oracle.2, &want_dbeta)];
         let (dgamma, dbeta) = (Some(&mut want_dgamma[..]), Some(&mut want_dbeta[..]));
         let dx = Some(&mut want_dx[..]);
         twin(rows, c, &s.x, &g, mean, inv_std, gamma, beta, false, dx, accumulate, dgamma, dbeta).unwrap();
@@ -187,6 +199,10 @@ fn backward_matches<T: Float>(
         let got = T::to_floats(&gpu.get(&dx));
         let atol = rtol_sum(rows) * widest * 4.0;
         assert_close("dx", &what, &[rows, c], &got, &widen(&want_dx), atol, rtol + T::EPSILON);
+        for (name, got, want) in [("dgamma", &dgamma, &exact[0]), ("dbeta", &dbeta, &exact[1])] {
+            assert_close(&format!("oracle {name}"), &what, &[c], &gpu.get(got), want, rtol * widest * 8.0, rtol);
+        }
+        assert_close("oracle dx", &what, &[rows, c], &got, &exact_dx, atol, rtol + T::EPSILON);
         let want: Vec<f32> = match residual {
             true => before.iter().zip(&g).map(|(b, g)| if accumulate { b + g } else { *g }).collect(),
             false => before.clone(),
@@ -242,6 +258,11 @@ fn bad_input() {
     assert_error(result, &["batch_norm normalize", "`y`", "12", "11"]);
     let result = cuda::normalize(&gpu.kernels, (0, 3), &s.dx, &tables, none, false, &mut y, &gpu.stream);
     assert_error(result, &["rows > 0", "[0, 3]"]);
+    let (huge, nothing) = ((1 << 41, 1 << 23), s.dx.slice(0..0));
+    let result =
+        cuda::normalize(&gpu.kernels, huge, &nothing, &tables, none, false, &mut y.slice_mut(0..0), &gpu.stream);
+    assert_error(result, &["batch_norm normalize", "fits the address space"]);
+    assert_eq!(cuda::workspace_elems(usize::MAX, usize::MAX), usize::MAX, "more than there is");
     let mut short = gpu.stream.alloc_zeros::<f32>(1).unwrap();
     let mut dgamma = gpu.stream.alloc_zeros::<f32>(3).unwrap();
     let gradients = Gradients {

@@ -5,7 +5,7 @@
 
 use super::Case;
 use super::common::oracle::conv2d as oracle;
-use super::common::{assert_close, assert_error, random};
+use super::common::{assert_close, assert_error, problems, random};
 use super::gpu::{Float, assert_bits, gpu};
 use cudarc::driver::CudaSlice;
 use half::bf16;
@@ -35,40 +35,6 @@ fn problem(x: [u32; 4], [k, r, s]: [u32; 3], window: Window) -> Conv2dProblem {
 
 /// The plans of a pass over a problem.
 type Plans = fn(Pass, &Conv2dProblem) -> warpsmith::Result<Vec<Plan>>;
-
-/// Each with its reason.
-fn problems() -> Vec<(Conv2dProblem, &'static str)> {
-    let window = |pads, strides, dilations| Window { pads, strides, dilations };
-    [
-        ([1, 1, 1, 1], [1, 1, 1], Window::square(0, 1), "one product"),
-        ([2, 5, 6, 3], [4, 3, 3], Window::square(1, 1), "channels below a pack"),
-        (
-            [1, 9, 7, 8],
-            [12, 3, 2],
-            window([1, 0, 0, 1], [1, 1], [1, 1]),
-            "R is not S, asymmetric padding, c below a tile",
-        ),
-        ([2, 8, 8, 64], [64, 3, 3], Window::square(1, 2), "stride 2 over even extents"),
-        ([2, 7, 9, 32], [32, 3, 3], Window::square(1, 2), "stride 2 over odd extents"),
-        (
-            [1, 9, 9, 8],
-            [32, 2, 3],
-            window([2, 1, 0, 3], [3, 2], [1, 2]),
-            "pixels that no tap reaches, strides that differ",
-        ),
-        ([1, 11, 10, 16], [32, 3, 3], window([2, 2, 3, 3], [2, 2], [2, 3]), "dilation and stride share a factor"),
-        ([3, 6, 5, 6], [10, 3, 3], window([0, 2, 1, 0], [2, 1], [1, 2]), "no extent is a multiple of anything"),
-        ([1, 12, 12, 72], [136, 3, 3], Window::square(1, 1), "several tiles with tails, channels no multiple of BK"),
-        ([150, 1, 1, 264], [200, 1, 1], Window::square(0, 1), "a plain GEMM, tails everywhere"),
-        ([1, 2, 2, 24], [16, 3, 3], Window::square(2, 1), "windows of padding alone at the corners"),
-        ([2, 4, 4, 16], [32, 1, 1], Window::square(0, 2), "a strided 1x1: most of dx is zero"),
-        ([1, 2, 24, 32], [32, 1, 17], window([0, 0, 5, 5], [1, 1], [1, 1]), "many taps"),
-        ([2, 3, 4, 32], [32, 2, 2], window([1, 1, 0, 0], [5, 7], [3, 2]), "a stride longer than the image"),
-        ([1, 3, 200, 8], [8, 1, 7], window([0, 0, 3, 3], [1, 1], [1, 1]), "rows longer than a tile"),
-    ]
-    .map(|(x, filter, window, why)| (problem(x, filter, window), why))
-    .to_vec()
-}
 
 /// Every distinct convolution of ResNet50V2 at 32x32.
 fn resnet_layers(n: u32) -> Vec<(Conv2dProblem, &'static str)> {
@@ -185,11 +151,17 @@ fn rounded<T: Float>(pass: Pass, want: &[f64]) -> Vec<f32> {
 
 const PASSES: [Pass; 3] = [Pass::Fprop, Pass::Dgrad, Pass::Wgrad];
 
+/// Problems about tiles in every plan that there is, the others in the smallest tile.
 fn curated<T: Float>(plans: Plans) {
-    for (p, why) in problems() {
+    let tiles = problems::conv2d_tiles();
+    for (why, p) in problems::conv2d() {
         let data = Data::new(&p, whole);
         for pass in PASSES {
-            let plans = plans(pass, &p).unwrap();
+            let mut plans = plans(pass, &p).unwrap();
+            if !tiles.contains(&(why, p)) {
+                // Plans come with ascending parts, tiles one behind the other.
+                plans = plans.into_iter().rev().filter(|plan| plan.parts() == 1).take(1).collect();
+            }
             for extras in if pass == Pass::Fprop { vec![false, true] } else { vec![false] } {
                 let want = rounded::<T>(pass, &data.want(pass, &p, extras));
                 // Of every tile: the depth in one piece and in two, and in as many as there may be.
@@ -301,9 +273,10 @@ fn counters() {
     if std::env::var_os("WARPSMITH_CUDA").is_some() {
         return;
     }
-    let p = problem([1, 16, 16, 128], [128, 3, 3], Window::square(1, 1));
-    let data = Data::new(&p, whole);
-    for pass in PASSES {
+    let windows = problem([1, 16, 16, 128], [128, 3, 3], Window::square(1, 1));
+    let plain = problem([1, 16, 16, 128], [128, 1, 1], Window::square(0, 1));
+    for (p, pass) in [windows, plain].into_iter().flat_map(|p| PASSES.map(|pass| (p, pass))) {
+        let data = Data::new(&p, whole);
         let kinds: [(&str, Plans); 3] =
             [("f32", Plan::candidates::<f32>), ("tf32", Plan::tf32_candidates), ("bf16", Plan::candidates::<bf16>)];
         let plans =
@@ -315,7 +288,8 @@ fn counters() {
                 data.run::<f32>(&plan, false)
             };
             let ((bm, bn), pass) = (plan.tile(), format!("{pass:?}").to_lowercase());
-            let name = format!("conv2d_{pass}_implicit_gemm_{bm}x{bn}_{kind}");
+            let algorithm = if p == plain && kind != "f32" { "gemm" } else { "implicit_gemm" };
+            let name = format!("conv2d_{pass}_{algorithm}_{bm}x{bn}_{kind}");
             // Other tests run beside this one.
             let report = warpsmith_emulator::report().unwrap();
             let launch = report.launches.iter().rev().find(|l| l.kernel == name).unwrap();
@@ -354,6 +328,10 @@ fn bad_input() {
     assert_error(Plan::new::<f32>(Pass::Fprop, &p), &["Conv2dProblem::new"]);
     let huge = problem([1 << 16, 1 << 10, 1 << 5, 1], [1, 1, 1], Window::square(0, 1));
     assert_error(Plan::new::<f32>(Pass::Fprop, &huge), &["2^30", "split the batch"]);
+    assert_eq!(cuda::bias_grad_workspace_elems(usize::MAX, usize::MAX), usize::MAX, "more than there is");
+    let large = problem([1 << 29, 1, 1, 1 << 29], [1, 1, 1], Window::square(0, 1));
+    let plans = Plan::candidates::<f32>(Pass::Dgrad, &large).unwrap();
+    assert!(plans.iter().all(|plan| plan.parts() == 1), "64 parts of 2^58 results are more than there is to count");
     let far = Window { pads: [1 << 18, 0, 0, 0], dilations: [1 << 18, 1], ..Window::default() };
     let far = problem([1, 4, 1 << 12, 1], [1, 2, 1], far);
     assert_error(Plan::new::<f32>(Pass::Fprop, &far), &["pixels between two taps", "2^30"]);

@@ -208,4 +208,9 @@ fn nothing_is_nothing() {
     let (none, mut target) = (x.slice(0..0), y.slice_mut(0..0));
     cuda::relu(&gpu.kernels, &none, &mut target, s).unwrap();
     assert_eq!(gpu.get(&y), [2.0]);
+    // What leaves every number as it is: the sum of nothing, as Rust's iterators have it, and of itself.
+    for (x, what) in [(&none, "a sum of nothing"), (&gpu.put(&[-0.0f32, -0.0]).slice(..), "a sum of -0")] {
+        cuda::sum(&gpu.kernels, x, &mut y, s).unwrap();
+        assert_bits(&gpu.get(&y), &[-0.0], what);
+    }
 }

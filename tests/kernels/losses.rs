@@ -3,7 +3,8 @@
 //! Both compute losses in f64: what differs is the order of a few sums, so results agree to the last bits of f32.
 
 use super::Case;
-use super::common::{assert_close, assert_error, random, widen};
+use super::common::oracle::{cross_entropy as oracle_ce, softmax_kl as oracle_kl};
+use super::common::{assert_close, assert_error, numeric_gradient, random, widen};
 use super::gpu::{Float, assert_bits, gpu};
 use cudarc::driver::CudaSlice;
 use half::bf16;
@@ -25,6 +26,9 @@ pub const CASES: &[Case] = &[
 
 /// `(rows, classes)`: one number; fewer, as many and more classes than lanes; more rows than a block and a mean's block.
 const SHAPES: [(usize, usize); 6] = [(1, 1), (3, 10), (9, 32), (8, 33), (21, 257), (515, 5)];
+
+/// The one whose gradients are compared with differences, in steps that do not leave what is clipped.
+const SMALL: (usize, usize) = (3, 10);
 
 const RTOL: f64 = 4.0 * f32::EPSILON as f64;
 
@@ -63,6 +67,9 @@ fn cross_entropy_matches_the_cpu() {
         let want = cpu::cross_entropy::forward(rows, classes, &z, &labels, Some(&mut want_terms)).unwrap();
         assert_close("loss", &shape, &[1], &[loss], &[f64::from(want)], 1e-12, RTOL);
         assert_close("terms", &shape, &[rows], &terms, &widen(&want_terms), 1e-12, RTOL);
+        let oracle = oracle_ce::per_sample(classes, &widen(&z), &labels);
+        assert_close("oracle terms", &shape, &[rows], &terms, &oracle, 1e-12, RTOL);
+        assert_close("oracle loss", &shape, &[1], &[loss], &[oracle_ce::mean(&oracle)], 1e-12, RTOL);
 
         let dloss = gpu.put(&[0.7f32]);
         for accumulate in [false, true] {
@@ -72,6 +79,13 @@ fn cross_entropy_matches_the_cpu() {
             let inputs = (&dz, &dlabels);
             cuda::cross_entropy::backward(&gpu.kernels, shape, inputs, &dloss, accumulate, &mut got, s).unwrap();
             assert_close("dlogits", &shape, &[rows, classes], &gpu.get(&got), &widen(&want), 1e-12, RTOL);
+            // (softmax - onehot) · dloss / rows
+            let mut oracle = oracle_kl::softmax(classes, &widen(&z), 1.0);
+            labels.iter().enumerate().for_each(|(row, &label)| oracle[row * classes + label as usize] -= 1.0);
+            for (dz, old) in oracle.iter_mut().zip(random(rows * classes, 2)) {
+                *dz = *dz * f64::from(0.7f32) / rows as f64 + if accumulate { f64::from(old) } else { 0.0 };
+            }
+            assert_close("oracle dlogits", &shape, &[rows, classes], &gpu.get(&got), &oracle, 1e-9, RTOL);
         }
 
         let mut count = gpu.put(&[5u32]);
@@ -102,12 +116,19 @@ fn probabilities_match_the_cpu() {
         let (loss, terms) = mean(&losses);
         assert_close("loss", &shape, &[1], &[loss], &[f64::from(want)], 1e-12, RTOL);
         assert_close("terms", &shape, &[rows], &terms, &widen(&want_terms), 1e-12, RTOL);
+        let oracle = oracle_ce::probs_per_sample(classes, &widen(&p), &labels);
+        assert_close("oracle terms", &shape, &[rows], &terms, &oracle, 1e-7, RTOL);
         let (mut want, dloss) = (vec![0.0; p.len()], gpu.put(&[0.7f32]));
         let mut got = s.alloc_zeros::<f32>(p.len()).unwrap();
         cpu::cross_entropy::probs_backward(rows, classes, &p, &labels, clip, 0.7, &mut want).unwrap();
         let inputs = (&dp, &dlabels);
         cuda::cross_entropy::probs_backward(&gpu.kernels, shape, inputs, clip, &dloss, &mut got, s).unwrap();
         assert_close("dp", &shape, &[rows, classes], &gpu.get(&got), &widen(&want), 1e-12, RTOL);
+        if shape == SMALL {
+            let loss = |p: &[f64]| 0.7 * oracle_ce::mean(&oracle_ce::probs_per_sample(classes, p, &labels));
+            let oracle = numeric_gradient(&widen(&p), 1e-8, loss);
+            assert_close("numeric dp", &shape, &[rows, classes], &gpu.get(&got), &oracle, 1e-6, 1e-6);
+        }
     }
 }
 
@@ -137,6 +158,8 @@ fn softmax_matches_the_cpu() {
             let (mut got, mut dz) = (s.alloc_zeros::<f32>(z.len()).unwrap(), s.alloc_zeros::<f32>(z.len()).unwrap());
             cuda::softmax_kl::softmax(&gpu.kernels, shape, &gpu.put(&z), temperature, &mut got, s).unwrap();
             assert_close("softmax", &shape, &[rows, classes], &gpu.get(&got), &widen(&want), 1e-30, RTOL);
+            let oracle = oracle_kl::softmax(classes, &widen(&z), f64::from(temperature));
+            assert_close("oracle softmax", &shape, &[rows, classes], &gpu.get(&got), &oracle, 1e-30, RTOL);
             let inputs = (&gpu.put(&want), &gpu.put(&dp));
             cuda::softmax_kl::softmax_backward(&gpu.kernels, shape, inputs, temperature, &mut dz, s).unwrap();
             assert_close("dlogits", &shape, &[rows, classes], &gpu.get(&dz), &widen(&want_dz), 1e-12, RTOL);
@@ -162,6 +185,12 @@ fn kl_matches_the_cpu() {
         cpu::softmax_kl::kl_div_backward(rows, classes, &p, &q, 0.7, &mut want).unwrap();
         cuda::softmax_kl::kl_div_backward(&gpu.kernels, shape, inputs, &gpu.put(&[0.7f32]), &mut got, s).unwrap();
         assert_close("dq", &shape, &[rows, classes], &gpu.get(&got), &widen(&want), 1e-12, RTOL);
+        let oracle = oracle_kl::kl_div(classes, &widen(&p), &widen(&q));
+        assert_close("oracle loss", &shape, &[1], &[loss], &[oracle], 1e-9, RTOL);
+        if shape == SMALL {
+            let oracle = numeric_gradient(&widen(&q), 1e-8, |q| 0.7 * oracle_kl::kl_div(classes, &widen(&p), q));
+            assert_close("numeric dq", &shape, &[rows, classes], &gpu.get(&got), &oracle, 1e-6, 1e-6);
+        }
     }
 }
 
@@ -184,6 +213,15 @@ fn distillation_matches_the_cpu() {
             let (loss, _) = mean(&losses);
             assert_close("kl", &shape, &[1], &[loss], &[f64::from(want_loss)], 1e-12, RTOL);
             assert_close("dstudent", &shape, &[rows, classes], &gpu.get(&got), &widen(&want), 1e-12, RTOL);
+            let (t, from) = (f64::from(temperature), widen(&teacher));
+            let oracle = oracle_kl::distill(classes, &from, &widen(&student), t);
+            assert_close("oracle kl", &shape, &[1], &[loss], &[oracle], 1e-9, RTOL);
+            // Where no probability is clipped.
+            if shape == SMALL && temperature == 10.0 {
+                let oracle =
+                    numeric_gradient(&widen(&student), 1e-4, |s| 0.7 * oracle_kl::distill(classes, &from, s, t));
+                assert_close("numeric dstudent", &shape, &[rows, classes], &gpu.get(&got), &oracle, 1e-8, 1e-6);
+            }
             let mut alone = s.alloc_zeros::<f64>(rows).unwrap();
             let none = None::<(&CudaSlice<f32>, &mut CudaSlice<f32>)>;
             cuda::softmax_kl::distill(&gpu.kernels, shape, inputs, temperature, &mut alone, none, s).unwrap();
@@ -205,6 +243,13 @@ fn dropout_draws_the_same_mask() {
                 let mut y = s.alloc_zeros::<T>(x.len()).unwrap();
                 cuda::dropout::dropout(&gpu.kernels, stream, &step, rate, &dindices, &dx, &mut y, s).unwrap();
                 assert_bits(&T::to_floats(&gpu.get(&y)), &T::rounded(&want), "dropout");
+                // The rule itself: a value stays where the stream of its sample draws no less than the rate.
+                let kept =
+                    |i: usize| Stream { index: indices[i / elems], ..stream }.uniform((i % elems) as u32) >= rate;
+                let rule = (0..x.len()).map(|i| if kept(i) { x[i] * (1.0 / (1.0 - rate)) } else { 0.0 });
+                let got: Vec<f32> = T::to_floats(&gpu.get(&y)).iter().map(|y| y + 0.0).collect();
+                let rule: Vec<f32> = rule.map(|y| y + 0.0).collect();
+                assert_bits(&got, &T::rounded(&rule), "the rule of dropout");
             }
         }
     }
@@ -219,7 +264,15 @@ fn bad_input() {
     assert_error(result, &["a positive temperature", "got 0"]);
     let result = cuda::softmax_kl::softmax(&gpu.kernels, (0, 3), &z, 1.0, &mut out, s);
     assert_error(result, &["positive extents", "[0, 3]"]);
+    // Products of extents that wrap around to the length of nothing.
+    let (huge, none, mut nowhere) = ((1 << 33, 1 << 31), z.slice(0..0), s.alloc_zeros::<f32>(1).unwrap());
+    let result = cuda::softmax_kl::softmax(&gpu.kernels, huge, &none, 1.0, &mut nowhere.slice_mut(0..0), s);
+    assert_error(result, &["softmax", "fits the address space", "[8589934592, 2147483648]"]);
     let mut losses = s.alloc_zeros::<f64>(2).unwrap();
+    let result = cuda::softmax_kl::kl_div(&gpu.kernels, huge, (&none, &none), &mut losses, s);
+    assert_error(result, &["kl_div", "fits the address space"]);
+    let result = cuda::cross_entropy::forward(&gpu.kernels, huge, (&none, &gpu.put(&[1])), &mut losses, s);
+    assert_error(result, &["cross_entropy", "fits the address space"]);
     let result = cuda::cross_entropy::forward(&gpu.kernels, (2, 3), (&z, &gpu.put(&[1])), &mut losses, s);
     assert_error(result, &["`labels`", "2", "1"]);
     let stream = Stream { seed: 1, step: 0, index: 0, op: 3 };

@@ -1,6 +1,8 @@
 //! `kernels/{adam,sgd,swa}.cu`: several steps on a span table with gaps, bit by bit equal to the host twins.
 
 use super::Case;
+use super::common::oracle::optimisers as oracle;
+use super::common::{assert_close, widen};
 use super::gpu::{assert_bits, gpu, numbers};
 use cudarc::driver::CudaSlice;
 use half::bf16;
@@ -49,6 +51,8 @@ fn adam_equals_the_cpu() {
     let (mut w, mut m, mut v) = (numbers(PARAMS, 1), vec![0.0; GRADS], vec![0.0; GRADS]);
     let (mut dw, mut dm, mut dv) = (gpu.put(&w), gpu.put(&m), gpu.put(&v));
     let mut copy = s.alloc_zeros::<bf16>(PARAMS).unwrap();
+    let (mut exact, mut exact_m, mut exact_v) = (widen(&w), vec![0.0; GRADS], vec![0.0; GRADS]);
+    let [lr, eps] = [0.01f32, 1e-7].map(f64::from);
     for t in 1..=3 {
         let g = numbers(GRADS, 10 + t);
         let step = cuda::adam::AdamStep::new(0.01, 0.9, 0.999, 1e-7, t);
@@ -58,7 +62,11 @@ fn adam_equals_the_cpu() {
         cuda::adam::step(&gpu.kernels, &spans, &step, &mut dw, &dg, (&mut dm, &mut dv), copy, s).unwrap();
         let adam = cpu::adam::Adam { learning_rate: 0.01, ..Default::default() };
         cpu::adam::step(&adam, t, &SPANS, &mut w, &g, &mut m, &mut v).unwrap();
+        oracle::adam([lr, 0.9, 0.999, eps], t as i32, &SPANS, &mut exact, &g, (&mut exact_m, &mut exact_v));
     }
+    assert_close("adam m", &"oracle", &[GRADS], &gpu.get(&dm), &exact_m, 1e-6, 1e-6);
+    assert_close("adam v", &"oracle", &[GRADS], &gpu.get(&dv), &exact_v, 1e-6, 1e-6);
+    assert_close("adam w", &"oracle", &[PARAMS], &gpu.get(&dw), &exact, 1e-6, 1e-6);
     assert_bits(&gpu.get(&dw), &w, "adam w");
     assert_bits(&gpu.get(&dm), &m, "adam m");
     assert_bits(&gpu.get(&dv), &v, "adam v");
@@ -74,6 +82,7 @@ fn sgd_equals_the_cpu() {
         let (mut w, mut u) = (numbers(PARAMS, 2), vec![0.0; GRADS]);
         let (mut dw, mut du) = (gpu.put(&w), gpu.put(&u));
         let mut copy = s.alloc_zeros::<bf16>(PARAMS).unwrap();
+        let (mut exact, mut exact_u) = (widen(&w), vec![0.0; GRADS]);
         for t in 0..3 {
             let g = numbers(GRADS, 20 + t);
             let dg = gpu.put(&g);
@@ -81,7 +90,9 @@ fn sgd_equals_the_cpu() {
             let (du, u) = (with_velocity.then_some(&mut du), with_velocity.then_some(&mut u[..]));
             cuda::sgd::step(&gpu.kernels, &spans, &step, &mut dw, &dg, du, Some(&mut copy), s).unwrap();
             cpu::sgd::step(&sgd, &SPANS, &mut w, &g, u).unwrap();
+            oracle::sgd([0.1f32, momentum, 0.01].map(f64::from), &SPANS, &mut exact, &g, &mut exact_u);
         }
+        assert_close("sgd w", &"oracle", &[PARAMS], &gpu.get(&dw), &exact, 1e-6, 1e-6);
         assert_bits(&gpu.get(&dw), &w, "sgd w");
         assert_bits(&gpu.get(&du), &u, "sgd velocity");
         assert_copy(&copy, &w);
@@ -93,12 +104,16 @@ fn swa_equals_the_cpu() {
     let spans = table();
     let (mut average, mut w) = (vec![0.0; GRADS], numbers(PARAMS, 3));
     let mut daverage = gpu.put(&average);
+    let mut snapshots = Vec::new();
     for n in 0..3 {
         w = numbers(PARAMS, 30 + n);
         let step = gpu.put(&[cuda::swa::SwaStep { n: n as f32 }]);
         cuda::swa::update(&gpu.kernels, &spans, &step, &gpu.put(&w), &mut daverage, s).unwrap();
         cpu::swa::update(n, &SPANS, &w, &mut average).unwrap();
+        snapshots.push(w.clone());
     }
+    let exact = oracle::swa(&SPANS, &snapshots, GRADS);
+    assert_close("swa average", &"oracle", &[GRADS], &gpu.get(&daverage), &exact, 1e-6, 1e-6);
     assert_bits(&gpu.get(&daverage), &average, "swa average");
     let (mut dw, mut copy) = (gpu.put(&w), s.alloc_zeros::<bf16>(PARAMS).unwrap());
     cuda::swa::assign(&gpu.kernels, &spans, &daverage, &mut dw, Some(&mut copy), s).unwrap();

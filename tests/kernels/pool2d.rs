@@ -1,7 +1,8 @@
 //! `kernels/pool2d.cu`: bit by bit equal to the host twins.
 
 use super::Case;
-use super::common::{assert_error, random};
+use super::common::oracle::pool2d as oracle;
+use super::common::{assert_close, assert_error, problems, random, rtol_sum, widen};
 use super::gpu::{Float, assert_bits, gpu};
 use cudarc::driver::CudaSlice;
 use half::bf16;
@@ -12,29 +13,14 @@ use warpsmith::problem::{Pool2dProblem, Window};
 pub const CASES: &[Case] = &[
     ("pool2d::max_f32_equals_the_cpu", || max_equals_the_cpu::<f32>()),
     ("pool2d::max_bf16_equals_the_cpu", || max_equals_the_cpu::<bf16>()),
+    ("pool2d::max_matches_the_oracle", max_matches_the_oracle),
     ("pool2d::global_average_equals_the_cpu", global_average_equals_the_cpu),
     ("pool2d::bad_input_is_an_error", bad_input),
 ];
 
-/// Each with its reason.
-fn problems() -> Vec<(Pool2dProblem, &'static str)> {
-    let window = |pads, strides| Window { pads, strides, dilations: [1, 1] };
-    [
-        ([1, 1, 1, 1], [1, 1], Window::square(0, 1), "one element"),
-        ([2, 9, 9, 64], [3, 3], Window::square(1, 2), "ResNet's stem"),
-        ([2, 8, 7, 12], [1, 1], Window::square(0, 2), "the shortcut of a strided block"),
-        ([3, 5, 6, 7], [2, 3], window([1, 0, 0, 2], [1, 2]), "channels in no pack, asymmetric padding"),
-        ([1, 6, 6, 3], [4, 4], Window::square(2, 4), "windows that do not overlap, some of padding alone"),
-        ([2, 7, 7, 300], [3, 3], Window::square(1, 1), "a row in several blocks"),
-        ([1, 11, 4, 5], [2, 2], Window::square(0, 3), "pixels that no window sees"),
-    ]
-    .map(|(x, filter, window, why)| (Pool2dProblem::new(x, filter, window).unwrap(), why))
-    .to_vec()
-}
-
 fn max_equals_the_cpu<T: Float>() {
     let (gpu, s) = (gpu(), &gpu().stream);
-    for (problem, why) in problems() {
+    for (why, problem) in problems::pool2d() {
         // Few distinct values: ties are common. A NaN wins its windows.
         let mut x: Vec<f32> = random(problem.x_elems(), 1).iter().map(|x| (x * 4.0).round() * 0.5 - 0.5).collect();
         if x.len() > 8 {
@@ -58,7 +44,7 @@ fn max_equals_the_cpu<T: Float>() {
                 let before = T::rounded(&random(x.len(), 3));
                 let mut want = before.clone();
                 cpu::max_backward(&problem, &dy, Some(&argmax), accumulate, &mut want).unwrap();
-                let subsample = problem.r == 1 && problem.pad_top == 0;
+                let subsample = (problem.r, problem.s, problem.pad_top, problem.pad_right) == (1, 1, 0, 0);
                 for places in [Some(&places)].into_iter().chain(subsample.then_some(None)) {
                     let mut dx = gpu.put(&T::from_floats(&before));
                     cuda::max_backward(&gpu.kernels, &problem, &ddy, places, accumulate, &mut dx, s).unwrap();
@@ -66,6 +52,22 @@ fn max_equals_the_cpu<T: Float>() {
                 }
             }
         }
+    }
+}
+
+fn max_matches_the_oracle() {
+    let (gpu, s) = (gpu(), &gpu().stream);
+    for (why, problem) in problems::pool2d() {
+        let x: Vec<f32> = random(problem.x_elems(), 4).iter().map(|x| (x * 5.0).round() / 5.0).collect();
+        let dy = random(problem.y_elems(), 5);
+        let (want, winner) = oracle::max(&problem, f64::from(-0.4f32), &widen(&x));
+        let want_dx = oracle::max_backward(&problem, &winner, &widen(&dy));
+        let (mut y, mut dx) = (gpu.put(&vec![f32::NAN; dy.len()]), gpu.put(&vec![f32::NAN; x.len()]));
+        let mut places = s.alloc_zeros::<u8>(dy.len()).unwrap();
+        cuda::max(&gpu.kernels, &problem, -0.4, &gpu.put(&x), &mut y, Some(&mut places), s).unwrap();
+        cuda::max_backward(&gpu.kernels, &problem, &gpu.put(&dy), Some(&places), false, &mut dx, s).unwrap();
+        assert_close("max", &why, &[dy.len()], &gpu.get(&y), &want, 1e-7, 1e-7);
+        assert_close("max backward", &why, &[x.len()], &gpu.get(&dx), &want_dx, 1e-6, rtol_sum(9));
     }
 }
 
@@ -79,6 +81,16 @@ fn global_average_equals_the_cpu() {
             let mut y = s.alloc_zeros::<T>(n * c).unwrap();
             cuda::global_avg(&gpu.kernels, [n, pixels, c], &gpu.put(&T::from_floats(&x)), &mut y, s).unwrap();
             assert_bits(&T::to_floats(&gpu.get(&y)), &T::rounded(&want), "global_avg");
+            let (oracle, rtol) = (oracle::global_avg(n, pixels, c, &widen(&x)), rtol_sum(pixels) + T::EPSILON);
+            assert_close(
+                "global_avg",
+                &[n, pixels, c],
+                &[n, c],
+                &T::to_floats(&gpu.get(&y)),
+                &oracle,
+                rtol_sum(pixels),
+                rtol,
+            );
             for accumulate in [false, true] {
                 let mut want = x.clone();
                 cpu::global_avg_backward(n, pixels, c, &dy, accumulate, &mut want).unwrap();
@@ -94,7 +106,7 @@ fn global_average_equals_the_cpu() {
 
 fn bad_input() {
     let (gpu, s) = (gpu(), &gpu().stream);
-    let (mut problem, _) = problems()[1];
+    let mut problem = Pool2dProblem::new([2, 9, 9, 64], [3, 3], Window::square(1, 2)).unwrap();
     let x = gpu.put(&vec![0.0f32; problem.x_elems()]);
     let mut y = gpu.put(&vec![0.0f32; problem.y_elems() - 1]);
     let none = None::<&mut CudaSlice<u8>>;
@@ -108,4 +120,18 @@ fn bad_input() {
     assert_error(cuda::max(&gpu.kernels, &problem, 0.0, &x, &mut y, none, s), &["Pool2dProblem::new"]);
     let result = cuda::global_avg(&gpu.kernels, [0, 1, 1], &x, &mut y, s);
     assert_error(result, &["positive extents", "[0, 1, 1]"]);
+    let nothing = x.slice(0..0);
+    let result = cuda::global_avg(&gpu.kernels, [1 << 33, 2, 1 << 30], &nothing, &mut y, s);
+    assert_error(result, &["global_avg_pool", "fits the address space"]);
+    // More than kernels count in 32 bits: rows above the picture, packs of a row, channels.
+    let far = Window { pads: [1 << 31, 0, 0, 0], strides: [1 << 31, 1], ..Window::default() };
+    let window = Window::square(0, 1);
+    for (x, window) in [([1, 4, 4, 8], far), ([1, 1, 1 << 30, 16], window), ([1, 1, 1, 1 << 31], window)] {
+        let problem = Pool2dProblem::new(x, [1, 1], window).unwrap();
+        let none = None::<&mut CudaSlice<u8>>;
+        let result = cuda::max(&gpu.kernels, &problem, 0.0, &nothing, &mut y, none, s);
+        assert_error(result, &["max_pool2d", "below 2^31"]);
+        let result = cuda::max_backward(&gpu.kernels, &problem, &nothing, None::<&CudaSlice<u8>>, false, &mut dx, s);
+        assert_error(result, &["max_pool2d backward", "below 2^31"]);
+    }
 }

@@ -2,7 +2,9 @@
 //!
 //! `WARPSMITH_UPDATE_PTX=1 cargo test --test kernels prebuilt` writes it anew.
 
+use super::gpu::gpu;
 use super::{Case, nvcc};
+use cudarc::nvrtc::Ptx;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ pub const CASES: &[Case] = &[
     ("prebuilt::ptx_is_that_of_the_sources", prebuilt_ptx_is_that_of_the_sources),
     ("prebuilt::the_manifest_names_every_kernel_and_no_other", the_manifest_names_every_kernel_and_no_other),
     ("prebuilt::a_changed_source_is_stale", a_changed_source_is_stale),
+    ("prebuilt::machine_code_for_several_architectures_loads", a_fatbin_loads),
 ];
 
 fn kernels() -> PathBuf {
@@ -44,6 +47,29 @@ fn prebuilt_ptx_is_that_of_the_sources() {
         fs::write(kernels.join("prebuilt/manifest.txt"), &manifest).unwrap();
     }
     assert_eq!(fs::read_to_string(kernels.join("prebuilt/manifest.txt")).unwrap(), manifest);
+}
+
+/// What feature `compile-kernels` embeds besides.
+fn a_fatbin_loads() {
+    let Some(nvcc) = nvcc::find().unwrap() else {
+        assert!(!set("WARPSMITH_REQUIRE_NVCC"), "WARPSMITH_REQUIRE_NVCC=1, and there is no nvcc");
+        eprintln!("SKIPPED: no nvcc, so no machine code is made");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("adam.fatbin");
+    nvcc::fatbin(&nvcc, &kernels().join("prebuilt/adam.ptx"), &to).unwrap();
+    let fatbin = fs::read(&to).unwrap();
+    let text = String::from_utf8_lossy(&fatbin);
+    for architecture in nvcc::ARCHITECTURES {
+        assert!(text.contains(architecture), "no machine code for {architecture}");
+    }
+    let module = gpu().kernels.context().load_module(Ptx::from_binary(fatbin)).unwrap();
+    module.load_function("adam_f32").unwrap();
+    let broken = folder.path().join("broken.ptx");
+    fs::write(&broken, "no PTX").unwrap();
+    let error = nvcc::fatbin(&nvcc, &broken, &to).unwrap_err();
+    assert!(error.contains("could not compile") && error.contains("broken.ptx"), "{error}");
 }
 
 fn the_manifest_names_every_kernel_and_no_other() {

@@ -315,6 +315,7 @@ fn bad_input() {
     assert_error(Plan::new(&Supcon { norm_eps: -1.0, ..default }, 4, 1, 3), &["positive floor", "1e-12"]);
     assert_error(Plan::new(&default, 4, 0, 3), &["positive extents", "[0, 3]"]);
     assert_error(Plan::new(&default, 1 << 20, 1 << 10, 3), &["below 2^30", "[1073741824, 3]"]);
+    assert_error(Plan::new(&default, 4, 1, 1 << 27), &["fewer than 2^27 dimensions", "got 134217728"]);
     let plan = Plan::new(&default, 4, 1, 3).unwrap();
     let (z, labels, mut loss) = (put::<f32>(&[1.0; 12]), gpu.put(&[0, 0, 1, 1]), gpu.put(&[0.0f32]));
     let (unit, mut state) = (zeros::<f32>(plan.unit_elems() + 1), zeros::<f32>(plan.state_elems()));

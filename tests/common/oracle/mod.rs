@@ -5,6 +5,7 @@ pub mod batch_norm;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod linear;
+pub mod optimisers;
 pub mod pool2d;
 pub mod softmax_kl;
 pub mod supcon;
