@@ -274,12 +274,12 @@ impl Device {
     /// Queues an op on the GPU, and while profiling is on waits for its end to time it.
     #[cfg(feature = "cuda")]
     pub(crate) fn queue_op(&self, gpu: &Gpu, op: &'static str, f: impl FnOnce() -> Result<()>) -> Result<()> {
-        gpu.note(op);
+        let queue = || f().map(|()| gpu.note(op));
         if lock(&self.0.profile).is_none() {
-            return f();
+            return queue();
         }
         gpu.synchronize()?;
-        self.timed(op, || f().and_then(|()| gpu.synchronize()))
+        self.timed(op, || queue().and_then(|()| gpu.synchronize()))
     }
 
     fn timed<R>(&self, op: &'static str, f: impl FnOnce() -> R) -> R {

@@ -67,16 +67,14 @@ impl<T> DeviceSlice<T> for Scratch<T> {
     }
 }
 
-// The device's one stream orders what is queued: there is nothing to wait for and nothing to record.
-
 impl<T> DevicePtr<T> for Scratch<T> {
-    fn device_ptr<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-        (self.block.address() as u64, SyncOnDrop::Record(None))
+    fn device_ptr<'a>(&'a self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        self.gpu.on_stream(self.block.address(), stream)
     }
 }
 
 impl<T> DevicePtrMut<T> for Scratch<T> {
-    fn device_ptr_mut<'a>(&'a mut self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-        (self.block.address() as u64, SyncOnDrop::Record(None))
+    fn device_ptr_mut<'a>(&'a mut self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        self.gpu.on_stream(self.block.address(), stream)
     }
 }
