@@ -207,6 +207,7 @@ impl Kernels {
     }
 
     /// What was queued last.
+    #[cfg(feature = "nn")]
     pub(crate) fn queued(&self) -> &Queued {
         &self.queued
     }

@@ -58,6 +58,58 @@ impl<T: Pod> Scratch<T> {
     }
 }
 
+/// Values that launches of one kind read, always in the same memory while they are as many: a captured launch finds the
+/// next step's there. They are sent when they differ from those that lie there.
+pub(crate) struct Kept<T> {
+    sent: Vec<T>,
+    on_device: Option<Scratch<T>>,
+}
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Kept { sent: Vec::new(), on_device: None }
+    }
+}
+
+impl<T: Pod + PartialEq> Kept<T> {
+    /// These values, on the device. The launch that reads them is to be queued before others are set.
+    pub(crate) fn set(&mut self, device: &Device, values: &[T]) -> Result<&Scratch<T>> {
+        // Taken out, so that nothing is left if something fails.
+        let kept = self.on_device.take();
+        let on_device = match kept {
+            Some(kept) if self.sent == values => kept,
+            Some(mut kept) if kept.len == values.len() => {
+                kept.copy_from_slice(values)?;
+                kept
+            }
+            _ => Scratch::upload(device, values)?,
+        };
+        if self.sent != values {
+            self.sent = values.to_vec();
+        }
+        Ok(self.on_device.insert(on_device))
+    }
+}
+
+/// What random numbers of a batch are drawn for: the step, and the images' indices.
+#[derive(Default)]
+pub(crate) struct Draws {
+    step: Kept<u32>,
+    indices: Kept<u32>,
+}
+
+impl Draws {
+    /// These, on the device; see [`Kept::set`].
+    pub(crate) fn set(
+        &mut self,
+        device: &Device,
+        step: u32,
+        indices: &[u32],
+    ) -> Result<(&Scratch<u32>, &Scratch<u32>)> {
+        Ok((self.step.set(device, &[step])?, self.indices.set(device, indices)?))
+    }
+}
+
 impl<T> DeviceSlice<T> for Scratch<T> {
     fn len(&self) -> usize {
         self.len

@@ -1,7 +1,6 @@
-use super::emulated;
+use super::{emulated, uncached};
 use cudarc::driver::{DevicePtrMut, LaunchConfig, PushKernelArg};
 use warpsmith::cuda::{Raw, elementwise, load_ptx};
-use warpsmith::device::CudaOptions;
 use warpsmith::{Device, Result, Tape, Tensor, ops};
 
 /// Writes a float behind the 64 of `y`.
@@ -19,10 +18,6 @@ const OVERRUN: &str = "
     st.global.f32 [%rd2+256], %f1;
     ret;
 }";
-
-fn uncached() -> Device {
-    Device::cuda_with(CudaOptions { cached: false, ..CudaOptions::default() }).unwrap()
-}
 
 /// The error names the device once, says what the GPU reported, and has these parts.
 #[track_caller]

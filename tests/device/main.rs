@@ -3,9 +3,14 @@
 #![cfg(all(feature = "cuda", feature = "cpu", feature = "nn"))]
 
 mod fault;
+mod kept;
 mod streams;
+#[cfg(feature = "train")]
+mod training;
 
 use std::sync::{Mutex, PoisonError};
+use warpsmith::device::CudaOptions;
+use warpsmith::{DType, Device, Tensor};
 use warpsmith_emulator::Finding;
 
 /// Runs a test on the emulator; what that found.
@@ -16,4 +21,23 @@ fn emulated(test: impl FnOnce()) -> Vec<Finding> {
     warpsmith_emulator::reset().unwrap();
     test();
     warpsmith_emulator::report().unwrap().findings
+}
+
+/// A device where every tensor is an allocation of the driver.
+fn uncached() -> Device {
+    Device::cuda_with(CudaOptions { cached: false, ..CudaOptions::default() }).unwrap()
+}
+
+/// How many allocations the driver makes for `work` on an uncached device: the emulator numbers them.
+fn allocations(device: &Device, work: impl FnOnce()) -> u64 {
+    let number = || {
+        let mark = Tensor::zeros(device, &[1], DType::U8).unwrap();
+        let live = warpsmith_emulator::report().unwrap().live;
+        drop(mark);
+        let number = |name: &str| name.split_whitespace().last()?.parse::<u64>().ok();
+        live.iter().filter_map(|allocation| number(&allocation.name)).max().expect("the mark at least")
+    };
+    let before = number();
+    work();
+    number() - before - 1
 }
