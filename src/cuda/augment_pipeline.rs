@@ -300,14 +300,16 @@ struct ImageSpan {
 // SAFETY: a u64 and two u32 in the order of the kernel's struct.
 unsafe impl DeviceRepr for ImageSpan {}
 
+/// The heights and widths that occur.
+type Sizes = BTreeSet<(usize, usize)>;
+
 /// Where the images of a u8 buffer lie, each `[h, w, 3]`, one after another; in device memory.
 #[derive(Debug)]
 pub struct ImageTable {
     spans: CudaSlice<ImageSpan>,
     len: usize,
     bytes: usize,
-    /// The sizes that occur.
-    sizes: BTreeSet<(usize, usize)>,
+    sizes: Sizes,
 }
 
 impl ImageTable {
@@ -338,8 +340,8 @@ impl ImageTable {
 }
 
 /// Where images with these heights and widths lie, how many bytes that takes, and the sizes that occur.
-fn spans(sizes: impl IntoIterator<Item = [usize; 2]>) -> Result<(Vec<ImageSpan>, usize, BTreeSet<(usize, usize)>)> {
-    let (mut spans, mut bytes, mut distinct) = (Vec::new(), 0usize, BTreeSet::new());
+fn spans(sizes: impl IntoIterator<Item = [usize; 2]>) -> Result<(Vec<ImageSpan>, usize, Sizes)> {
+    let (mut spans, mut bytes, mut distinct) = (Vec::new(), 0usize, Sizes::new());
     for [h, w] in sizes {
         let values = check_extents("ImageTable", [h, w, RGB])?;
         spans.push(ImageSpan { offset: bytes as u64, h: h as u32, w: w as u32 });

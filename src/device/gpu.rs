@@ -191,8 +191,10 @@ impl Gpu {
         if *stream == *self.stream {
             return (address as u64, SyncOnDrop::Record(None));
         }
-        // There is no Result to return: the context keeps the error, and the launch that needs the address returns it.
-        stream.context().record_err(stream.join(&self.stream));
+        if stream.join(&self.stream).is_err() {
+            // Then the host waits. If that fails too the context is lost, which the launch will say.
+            stream.context().record_err(self.stream.synchronize());
+        }
         (address as u64, SyncOnDrop::Sync(Some(stream)))
     }
 
