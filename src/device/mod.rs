@@ -12,7 +12,7 @@ pub use gpu::{CudaOptions, Gpu};
 pub(crate) use pool::Block;
 use pool::{Pool, Source};
 #[cfg(feature = "cuda")]
-pub(crate) use scratch::{Draws, Kept, Scratch};
+pub(crate) use scratch::{Draws, InUse, Kept, Scratch};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -230,22 +230,27 @@ impl Device {
         }
     }
 
+    #[cfg(feature = "cuda")]
+    fn kept<'a, V: Default>(&self, values: &'a Mutex<V>) -> InUse<'a, V> {
+        InUse { values: lock(values), keeps: self.gpu().is_some_and(|gpu| gpu.options().cached) }
+    }
+
     /// What dropout's masks are drawn for.
     #[cfg(feature = "cuda")]
-    pub(crate) fn dropout_draws(&self) -> MutexGuard<'_, Draws> {
-        lock(&self.0.kept.dropout)
+    pub(crate) fn dropout_draws(&self) -> InUse<'_, Draws> {
+        self.kept(&self.0.kept.dropout)
     }
 
     /// What augmentations are drawn for.
     #[cfg(all(feature = "cuda", feature = "train"))]
-    pub(crate) fn augment_draws(&self) -> MutexGuard<'_, Draws> {
-        lock(&self.0.kept.augment)
+    pub(crate) fn augment_draws(&self) -> InUse<'_, Draws> {
+        self.kept(&self.0.kept.augment)
     }
 
     /// The number 1.
     #[cfg(feature = "cuda")]
-    pub(crate) fn one(&self) -> MutexGuard<'_, Kept<f32>> {
-        lock(&self.0.kept.one)
+    pub(crate) fn one(&self) -> InUse<'_, Kept<f32>> {
+        self.kept(&self.0.kept.one)
     }
 
     pub(crate) fn kind(&self) -> &Kind {

@@ -6,7 +6,8 @@ use bytemuck::Pod;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, MutexGuard};
 
 /// `len` values from the device's pool, back in it at drop: what was queued before still finds them untouched, because
 /// the next owner's work is queued behind it.
@@ -107,6 +108,33 @@ impl Draws {
         indices: &[u32],
     ) -> Result<(&Scratch<u32>, &Scratch<u32>)> {
         Ok((self.step.set(device, &[step])?, self.indices.set(device, indices)?))
+    }
+}
+
+/// Values in use, until the launch that reads them is queued. A device that keeps nothing frees them then.
+pub(crate) struct InUse<'a, V: Default> {
+    pub(super) values: MutexGuard<'a, V>,
+    pub(super) keeps: bool,
+}
+
+impl<V: Default> Deref for InUse<'_, V> {
+    type Target = V;
+    fn deref(&self) -> &V {
+        &self.values
+    }
+}
+
+impl<V: Default> DerefMut for InUse<'_, V> {
+    fn deref_mut(&mut self) -> &mut V {
+        &mut self.values
+    }
+}
+
+impl<V: Default> Drop for InUse<'_, V> {
+    fn drop(&mut self) {
+        if !self.keeps {
+            *self.values = V::default();
+        }
     }
 }
 

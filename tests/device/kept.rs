@@ -1,4 +1,4 @@
-use super::{allocations, emulated, uncached};
+use super::{allocations, emulated};
 use warpsmith::rng::Stream;
 use warpsmith::{Device, Tape, Tensor, Var, ops};
 
@@ -6,7 +6,7 @@ use warpsmith::{Device, Tape, Tensor, Var, ops};
 #[test]
 fn dropout_reads_its_step_at_one_address() {
     let findings = emulated(|| {
-        let (cpu, cuda) = (Device::cpu().unwrap(), uncached());
+        let (cpu, cuda) = (Device::cpu().unwrap(), Device::cuda(0).unwrap());
         let [on_cpu, on_cuda] =
             [&cpu, &cuda].map(|device| Tape::no_grad().constant(Tensor::full(device, &[3, 40], 1.0f32).unwrap()));
         let masked = |x: &Var, step, indices: &[u32]| {
@@ -30,4 +30,16 @@ fn dropout_reads_its_step_at_one_address() {
         assert_eq!(masked(&on_cuda, 4, &[0, 1, 2]).to_vec::<f32>().unwrap(), want);
     });
     assert!(findings.is_empty(), "{findings:?}");
+}
+
+/// A device without a cache keeps nothing at all: a memory checker would take it for a leak.
+#[test]
+fn an_uncached_device_keeps_nothing() {
+    emulated(|| {
+        let cuda = super::uncached();
+        let x = Tape::no_grad().constant(Tensor::full(&cuda, &[3, 40], 1.0f32).unwrap());
+        let held = cuda.memory().in_use_bytes;
+        ops::dropout(&x, 0.5, Stream { seed: 9, step: 1, index: 0, op: 2 }, &[0, 1, 2]).unwrap();
+        assert_eq!(cuda.memory().in_use_bytes, held);
+    });
 }

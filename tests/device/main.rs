@@ -9,8 +9,8 @@ mod streams;
 mod training;
 
 use std::sync::{Mutex, PoisonError};
+use warpsmith::Device;
 use warpsmith::device::CudaOptions;
-use warpsmith::{DType, Device, Tensor};
 use warpsmith_emulator::Finding;
 
 /// Runs a test on the emulator; what that found.
@@ -28,10 +28,10 @@ fn uncached() -> Device {
     Device::cuda_with(CudaOptions { cached: false, ..CudaOptions::default() }).unwrap()
 }
 
-/// How many allocations the driver makes for `work` on an uncached device: the emulator numbers them.
+/// How many allocations the driver and the pool make for `work`: the emulator numbers them.
 fn allocations(device: &Device, work: impl FnOnce()) -> u64 {
     let number = || {
-        let mark = Tensor::zeros(device, &[1], DType::U8).unwrap();
+        let mark = device.gpu().unwrap().stream().alloc_zeros::<u8>(1).unwrap();
         let live = warpsmith_emulator::report().unwrap().live;
         drop(mark);
         let number = |name: &str| name.split_whitespace().last()?.parse::<u64>().ok();

@@ -1,4 +1,4 @@
-use super::{allocations, emulated, uncached};
+use super::{allocations, emulated};
 use warpsmith::augment::{Pipeline, RandAugment, Step};
 use warpsmith::autograd::Var;
 use warpsmith::data::{Batches, ImageSet, synthetic};
@@ -61,7 +61,7 @@ fn a_set_lies_on_the_device_once() {
 #[test]
 fn batches_of_a_size_take_no_other_memory() {
     let findings = emulated(|| {
-        let (cpu, device) = (Device::cpu().unwrap(), uncached());
+        let (cpu, device) = (Device::cpu().unwrap(), Device::cuda(0).unwrap());
         for (set, of_a_batch) in [(set(), 1), (too_large(), 2)] {
             let [want, got] = [&cpu, &device].map(|device| Augmented::new(device, set.clone(), noisy(), 7));
             got.batch(&[0, 1, 2, 3], 0).unwrap();
