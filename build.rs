@@ -31,7 +31,7 @@ fn run() -> Result<(), String> {
     let (mut table, mut fatbins) = (String::from("&[\n"), String::from("&[\n"));
     for name in nvcc::names(&kernels)? {
         let path = folder.join(format!("{name}.ptx"));
-        // A kernel file whose PTX was never made is stale: said above.
+        // A kernel file whose PTX was never made is stale, as said above: no device opens then (src/cuda/probe.rs).
         if !path.is_file() {
             continue;
         }

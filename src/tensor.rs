@@ -349,8 +349,10 @@ impl Tensor {
             }
             #[cfg(feature = "cuda")]
             Kind::Cuda(gpu) if T::DTYPE == DType::F32 => {
-                let value = bytemuck::cast(value);
-                crate::cuda::elementwise::fill::<f32>(gpu.kernels(), value, &mut self.device_write()?, gpu.stream())?;
+                let (value, mut y) = (bytemuck::cast(value), self.device_write()?);
+                self.device().queue_op(gpu, "fill", || {
+                    crate::cuda::elementwise::fill::<f32>(gpu.kernels(), value, &mut y, gpu.stream())
+                })?;
             }
             #[cfg(feature = "cuda")]
             Kind::Cuda(_) => self.copy_from_slice(&vec![value; self.elems()])?,
@@ -518,7 +520,8 @@ impl<T: Element> DerefMut for WriteGuard<'_, T> {
 }
 
 /// Elements of a tensor on a CUDA device, borrowed for launches that read them: a buffer as launchers take it. Queue
-/// them on the device's stream ([`Gpu::stream`]), which orders them with its ops.
+/// them on the device's stream ([`Gpu::stream`]), which orders them with its ops. On any other stream they are ordered
+/// too, at the price that the host waits for their end.
 #[cfg(feature = "cuda")]
 pub struct DeviceReadGuard<'a, T> {
     lease: Lease<'a>,
@@ -559,23 +562,21 @@ mod launch {
         }
     }
 
-    // The device's one stream orders what is queued: there is nothing to wait for and nothing to record.
-
     impl<T> DevicePtr<T> for DeviceReadGuard<'_, T> {
-        fn device_ptr<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-            (self.lease.tensor.address() as u64, SyncOnDrop::Record(None))
+        fn device_ptr<'a>(&'a self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+            self.gpu.on_stream(self.lease.tensor.address(), stream)
         }
     }
 
     impl<T> DevicePtr<T> for DeviceWriteGuard<'_, T> {
-        fn device_ptr<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-            (self.lease.tensor.address() as u64, SyncOnDrop::Record(None))
+        fn device_ptr<'a>(&'a self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+            self.gpu.on_stream(self.lease.tensor.address(), stream)
         }
     }
 
     impl<T> DevicePtrMut<T> for DeviceWriteGuard<'_, T> {
-        fn device_ptr_mut<'a>(&'a mut self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-            (self.lease.tensor.address() as u64, SyncOnDrop::Record(None))
+        fn device_ptr_mut<'a>(&'a mut self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+            self.gpu.on_stream(self.lease.tensor.address(), stream)
         }
     }
 }

@@ -302,14 +302,16 @@ struct ImageSpan {
 // SAFETY: a u64 and two u32 in the order of the kernel's struct.
 unsafe impl DeviceRepr for ImageSpan {}
 
+/// The heights and widths that occur.
+type Sizes = BTreeSet<(usize, usize)>;
+
 /// Where the images of a u8 buffer lie, each `[h, w, 3]`, one after another; in device memory.
 #[derive(Debug)]
 pub struct ImageTable {
     spans: CudaSlice<ImageSpan>,
     len: usize,
     bytes: usize,
-    /// The sizes that occur.
-    sizes: BTreeSet<(usize, usize)>,
+    sizes: Sizes,
 }
 
 impl ImageTable {
@@ -318,21 +320,43 @@ impl ImageTable {
     /// # Errors
     /// When an image is empty or too large, or the copy fails.
     pub fn new(sizes: impl IntoIterator<Item = [usize; 2]>, stream: &Arc<CudaStream>) -> Result<ImageTable> {
-        let (mut spans, mut bytes, mut distinct) = (Vec::new(), 0usize, BTreeSet::new());
-        for [h, w] in sizes {
-            let values = check_extents("ImageTable", [h, w, RGB])?;
-            spans.push(ImageSpan { offset: bytes as u64, h: h as u32, w: w as u32 });
-            bytes += values;
-            distinct.insert((h, w));
-        }
-        let len = spans.len();
-        // An allocation of nothing is an error to the driver.
-        if spans.is_empty() {
-            spans.push(ImageSpan { offset: 0, h: 0, w: 0 });
-        }
-        let spans = stream.clone_htod(&spans).map_err(|e| driver_error("uploading the image table", e))?;
-        Ok(ImageTable { spans, len, bytes, sizes: distinct })
+        let (list, bytes, sizes) = spans(sizes)?;
+        Ok(ImageTable { spans: upload(&list, stream)?, len: list.len(), bytes, sizes })
     }
+
+    /// Makes it the table of other images, in the memory that it has if that holds as many.
+    ///
+    /// # Errors
+    /// As [`ImageTable::new`]; if the copy failed, the table is not to be used.
+    pub fn replace(&mut self, sizes: impl IntoIterator<Item = [usize; 2]>, stream: &Arc<CudaStream>) -> Result<()> {
+        let (list, bytes, sizes) = spans(sizes)?;
+        if list.len() > self.spans.len() {
+            self.spans = upload(&list, stream)?;
+        } else if !list.is_empty() {
+            let mut place = self.spans.slice_mut(..list.len());
+            stream.memcpy_htod(&list, &mut place).map_err(|e| driver_error("uploading the image table", e))?;
+        }
+        (self.len, self.bytes, self.sizes) = (list.len(), bytes, sizes);
+        Ok(())
+    }
+}
+
+/// Where images with these heights and widths lie, how many bytes that takes, and the sizes that occur.
+fn spans(sizes: impl IntoIterator<Item = [usize; 2]>) -> Result<(Vec<ImageSpan>, usize, Sizes)> {
+    let (mut spans, mut bytes, mut distinct) = (Vec::new(), 0usize, Sizes::new());
+    for [h, w] in sizes {
+        let values = check_extents("ImageTable", [h, w, RGB])?;
+        spans.push(ImageSpan { offset: bytes as u64, h: h as u32, w: w as u32 });
+        bytes += values;
+        distinct.insert((h, w));
+    }
+    Ok((spans, bytes, distinct))
+}
+
+fn upload(spans: &[ImageSpan], stream: &Arc<CudaStream>) -> Result<CudaSlice<ImageSpan>> {
+    // An allocation of nothing is an error to the driver.
+    let spans = if spans.is_empty() { &[ImageSpan { offset: 0, h: 0, w: 0 }] } else { spans };
+    stream.clone_htod(spans).map_err(|e| driver_error("uploading the image table", e))
 }
 
 /// Which images of a table a batch takes.

@@ -1,5 +1,7 @@
 //! Kernels as Rust sees them: which entry points there are, their arguments, and the launch itself.
 
+pub(crate) use super::queued::driver_error;
+use super::queued::{Queued, is_fault};
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUfunction_attribute_enum, CUjit_option};
 use cudarc::driver::{
@@ -132,6 +134,7 @@ pub struct Kernels {
     context: Arc<CudaContext>,
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<HashMap<(&'static str, &'static str), CudaFunction>>,
+    queued: Queued,
 }
 
 impl std::fmt::Debug for Kernels {
@@ -150,16 +153,24 @@ const LOG_BYTES: usize = 8 << 10;
 /// When the driver refuses the PTX.
 pub fn load_ptx(context: &Arc<CudaContext>, name: &str, ptx: &str) -> Result<Arc<CudaModule>> {
     context.load_module(Ptx::from_src(ptx)).map_err(|error| {
-        let log = compiler_log(ptx);
-        Error::device(
-            format_args!("cuda:{}", context.ordinal()),
-            format_args!(
-                "the driver could not load the kernels of `{name}`: {error}{}{log}",
-                if log.is_empty() { "" } else { ": " }
-            ),
-            "update the driver to R535 (CUDA 12.2) or newer",
-        )
+        if is_fault(error) {
+            return driver_error(format_args!("loading the kernels of `{name}`"), error);
+        }
+        refused(context, name, ptx, error)
     })
+}
+
+/// The error for PTX that the driver has refused.
+fn refused(context: &CudaContext, name: &str, ptx: &str, error: DriverError) -> Error {
+    let log = compiler_log(ptx);
+    Error::device(
+        format_args!("cuda:{}", context.ordinal()),
+        format_args!(
+            "the driver could not load the kernels of `{name}`: {error}{}{log}",
+            if log.is_empty() { "" } else { ": " }
+        ),
+        "update the driver to R535 (CUDA 12.2) or newer",
+    )
 }
 
 /// What the driver's compiler says about PTX that it has refused; the context is current.
@@ -210,21 +221,31 @@ pub(crate) fn rows_are_near(row_elems: usize, elem_bytes: usize) -> bool {
     row_elems as u64 * elem_bytes as u64 / 16 < (1 << 31) / STEP_ROWS
 }
 
-/// A driver's error with what was being done.
-pub(crate) fn driver_error(doing: impl std::fmt::Display, error: DriverError) -> Error {
-    let hint = "if a kernel faulted, the context is lost: start the program again";
-    Error::device("cuda", format_args!("{doing}: {error}"), hint)
-}
-
 impl Kernels {
     /// The kernels of `context`, none of them loaded yet.
     pub fn new(context: &Arc<CudaContext>) -> Kernels {
-        Kernels { context: context.clone(), modules: Mutex::default(), functions: Mutex::default() }
+        Kernels {
+            context: context.clone(),
+            modules: Mutex::default(),
+            functions: Mutex::default(),
+            queued: Queued::default(),
+        }
     }
 
     /// The context whose kernels these are.
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    /// What was queued last.
+    #[cfg(feature = "nn")]
+    pub(crate) fn queued(&self) -> &Queued {
+        &self.queued
+    }
+
+    /// A driver's error, after what failed before it.
+    fn error(&self, doing: impl std::fmt::Display, error: DriverError) -> Error {
+        self.queued.error(format_args!("cuda:{}", self.context.ordinal()), doing, error)
     }
 
     fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {
@@ -235,14 +256,15 @@ impl Kernels {
         let (_, ptx) = FILES.iter().find(|(name, _)| *name == file).ok_or_else(|| {
             Error::device("cuda", format_args!("no kernel file `{file}` was built in"), "build from a whole checkout")
         })?;
-        let module = match FATBINS.iter().find(|(name, _)| *name == file) {
+        let loaded = match FATBINS.iter().find(|(name, _)| *name == file) {
             // Nothing is left for the driver to compile on the GPUs that it was made for.
-            Some((_, fatbin)) => self
-                .context
-                .load_module(Ptx::from_binary(fatbin.to_vec()))
-                .map_err(|error| driver_error(format_args!("loading the machine code of `{file}`"), error))?,
-            None => load_ptx(&self.context, file, ptx)?,
+            Some((_, fatbin)) => self.context.load_module(Ptx::from_binary(fatbin.to_vec())),
+            None => self.context.load_module(Ptx::from_src(*ptx)),
         };
+        let module = loaded.map_err(|error| match is_fault(error) {
+            true => self.error(format_args!("loading the kernels of `{file}`"), error),
+            false => refused(&self.context, file, ptx, error),
+        })?;
         modules.insert(file, module.clone());
         Ok(module)
     }
@@ -256,7 +278,7 @@ impl Kernels {
         let function = self
             .module(entry.file)?
             .load_function(&symbol)
-            .map_err(|error| driver_error(format_args!("finding the kernel {symbol}"), error))?;
+            .map_err(|error| self.error(format_args!("finding the kernel {symbol}"), error))?;
         self.functions.lock().unwrap_or_else(PoisonError::into_inner).insert((entry.name, suffix), function.clone());
         Ok(function)
     }
@@ -303,7 +325,7 @@ impl Kernels {
         if shared_bytes > SHARED_WITHOUT_ASKING {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.set_attribute(attribute, shared_bytes as i32).map_err(|e| {
-                driver_error(format_args!("giving {} {shared_bytes} bytes of shared memory", symbol()), e)
+                self.error(format_args!("giving {} {shared_bytes} bytes of shared memory", symbol()), e)
             })?;
         }
         let mut launch = stream.launch_builder(&function);
@@ -316,9 +338,9 @@ impl Kernels {
             shared_mem_bytes: shared_bytes,
         };
         // SAFETY: the caller's contract; number and sizes of the arguments were just compared with the kernel's.
-        unsafe { launch.launch(config) }
-            .map(|_| ())
-            .map_err(|e| driver_error(format_args!("launching {}", symbol()), e))
+        unsafe { launch.launch(config) }.map_err(|e| self.error(format_args!("launching {}", symbol()), e))?;
+        self.queued.note(entry.name);
+        Ok(())
     }
 }
 

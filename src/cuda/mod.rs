@@ -29,6 +29,7 @@ mod launch;
 pub mod linear;
 pub mod pool2d;
 pub mod probe;
+mod queued;
 mod raw;
 mod rows;
 pub mod sgd;
@@ -37,8 +38,6 @@ mod spans;
 pub mod supcon;
 pub mod swa;
 
-#[cfg(feature = "nn")]
-pub(crate) use launch::driver_error;
 pub use launch::{Entry, Kernels, Value, load_ptx, ptx};
 pub use probe::{DeviceInfo, ProbeError, ProbeInputs, probe};
 pub use raw::Raw;

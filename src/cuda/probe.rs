@@ -1,6 +1,6 @@
 //! Can a GPU be used here, and if not, why not?
 //!
-//! Two halves. [`read_inputs`] asks the driver and judges nothing; [`decide`] judges and asks nothing, so that every
+//! Two halves. [`read_inputs`] asks the build and the driver and judges nothing; [`decide`] judges and asks nothing, so that every
 //! outcome is tested on a machine without a GPU.
 //!
 //! The driver is called through signatures of our own that return the code as a plain number. The generated ones return
@@ -12,6 +12,7 @@
 //!
 //! let gpu = DeviceInfo { name: "NVIDIA T4".into(), compute_capability: (7, 5), total_memory: 16 << 30 };
 //! let inputs = ProbeInputs {
+//!     missing_kernels: vec![],
 //!     library_present: true,
 //!     init_code: 0,
 //!     driver_version: 12_040,
@@ -63,6 +64,8 @@ pub struct Gpu {
 /// All that the decision depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeInputs {
+    /// Kernel files whose PTX was not built in; see [`missing_kernels`].
+    pub missing_kernels: Vec<&'static str>,
     /// Whether the driver library (`libcuda.so`, `nvcuda.dll`) can be opened.
     pub library_present: bool,
     /// What `cuInit(0)` returned; 0 is success. Nothing below is read from the driver unless it is 0.
@@ -77,6 +80,11 @@ pub struct ProbeInputs {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeError {
+    /// There is no PTX for some of the kernels.
+    MissingKernels {
+        /// The kernel files.
+        files: Vec<&'static str>,
+    },
     /// The driver library cannot be opened.
     NoDriverLibrary,
     /// The driver library lacks a function that every driver has.
@@ -121,6 +129,7 @@ impl ProbeError {
     /// What is wrong.
     pub fn reason(&self) -> String {
         match self {
+            ProbeError::MissingKernels { files } => format!("built without the kernels of {}", files.join(", ")),
             ProbeError::NoDriverLibrary => "the CUDA driver library (libcuda.so, nvcuda.dll) was not found".into(),
             ProbeError::MissingSymbol { symbol } => format!("the CUDA driver library has no function {symbol}"),
             ProbeError::InitFailed { code } => format!("cuInit returned {}", describe_code(*code).0),
@@ -147,6 +156,11 @@ impl ProbeError {
     /// What to do about it.
     pub fn remedy(&self) -> String {
         match self {
+            ProbeError::MissingKernels { .. } => {
+                "build from a whole checkout (kernels/prebuilt), or with feature `compile-kernels` and nvcc; or use the CPU \
+                 device"
+                    .into()
+            }
             ProbeError::NoDriverLibrary => "install the NVIDIA driver (R535 or newer); in a container, start it with \
                  the NVIDIA container runtime (`--gpus all`); or use the CPU device"
                 .into(),
@@ -240,9 +254,12 @@ fn describe_code(code: i32) -> (String, &'static str) {
 /// `ordinal` asks for one GPU; `None` takes the first that is new enough.
 ///
 /// # Errors
-/// One [`ProbeError`] per cause, in this order: driver library, `cuInit`,
+/// One [`ProbeError`] per cause, in this order: kernels, driver library, `cuInit`,
 /// driver version, no GPU, no such GPU, compute capability.
 pub fn decide(inputs: &ProbeInputs, ordinal: Option<usize>) -> Result<Gpu, ProbeError> {
+    if !inputs.missing_kernels.is_empty() {
+        return Err(ProbeError::MissingKernels { files: inputs.missing_kernels.clone() });
+    }
     if !inputs.library_present {
         return Err(ProbeError::NoDriverLibrary);
     }
@@ -267,6 +284,15 @@ pub fn decide(inputs: &ProbeInputs, ordinal: Option<usize>) -> Result<Gpu, Probe
             },
         },
     }
+}
+
+/// The kernel files that launchers need and `built`, a list of names and PTX as [`ptx`](super::ptx) gives it, lacks.
+pub fn missing_kernels(built: &[(&str, &str)]) -> Vec<&'static str> {
+    let mut missing: Vec<&'static str> = super::entries().iter().map(|entry| entry.file).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    missing.retain(|file| !built.iter().any(|(name, _)| name == file));
+    missing
 }
 
 /// The first GPU that can be used.
@@ -306,7 +332,13 @@ const COMPUTE_CAPABILITY_MINOR: i32 = 76;
 /// [`ProbeError::MissingSymbol`] and [`ProbeError::QueryFailed`], where the driver itself is broken. A missing library
 /// and a failing `cuInit` are inputs to [`decide`].
 pub fn read_inputs() -> Result<ProbeInputs, ProbeError> {
-    let mut inputs = ProbeInputs { library_present: false, init_code: 0, driver_version: 0, devices: Vec::new() };
+    let mut inputs = ProbeInputs {
+        missing_kernels: missing_kernels(super::ptx()),
+        library_present: false,
+        init_code: 0,
+        driver_version: 0,
+        devices: Vec::new(),
+    };
     // SAFETY: opens the library and closes it; the CUDA driver may be opened from any thread at any time.
     inputs.library_present = unsafe { sys::is_culib_present() };
     if !inputs.library_present {

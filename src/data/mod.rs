@@ -27,6 +27,8 @@ pub mod cifar10;
 pub mod cifar10_c;
 pub mod image_folder;
 pub mod npy;
+#[cfg(feature = "cuda")]
+pub(crate) mod on_device;
 pub mod prefetch;
 pub mod synthetic;
 
@@ -43,6 +45,8 @@ pub struct ImageSet {
     store: Arc<Store>,
     /// The images of the store that belong to this set, in its order.
     rows: Arc<[u32]>,
+    #[cfg(feature = "cuda")]
+    copies: on_device::Copies,
 }
 
 /// What all views of one loaded data set share.
@@ -159,7 +163,18 @@ impl ImageSet {
     /// The set of everything in `pixels`; the caller has checked lengths and labels.
     fn whole(name: impl Into<Arc<str>>, pixels: Pixels, labels: Vec<i32>, class_names: Vec<String>) -> Self {
         let rows = (0..labels.len() as u32).collect();
-        ImageSet { name: name.into(), store: Arc::new(Store { pixels, labels, class_names }), rows }
+        Self::of(name.into(), Arc::new(Store { pixels, labels, class_names }), rows)
+    }
+
+    /// A view of these rows of a store.
+    fn of(name: Arc<str>, store: Arc<Store>, rows: Arc<[u32]>) -> Self {
+        ImageSet {
+            name,
+            store,
+            rows,
+            #[cfg(feature = "cuda")]
+            copies: Default::default(),
+        }
     }
 
     /// What the set is called in tables and reports.
@@ -303,7 +318,7 @@ impl ImageSet {
         }
         self.check_indices("subset", indices)?;
         let rows = indices.iter().map(|&i| self.rows[i as usize]).collect();
-        Ok(ImageSet { name: self.name.clone(), store: self.store.clone(), rows })
+        Ok(Self::of(self.name.clone(), self.store.clone(), rows))
     }
 
     /// The images of the half-open range `range`, sharing the pixels.
@@ -319,7 +334,7 @@ impl ImageSet {
                 "ask for images that exist",
             ));
         }
-        Ok(ImageSet { name: self.name.clone(), store: self.store.clone(), rows: self.rows[range].into() })
+        Ok(Self::of(self.name.clone(), self.store.clone(), self.rows[range].into()))
     }
 
     /// At most `limit` images, spread evenly over the classes.
@@ -344,7 +359,7 @@ impl ImageSet {
         Ok((self.subset(&train)?, self.subset(&validation)?))
     }
 
-    fn check_indices(&self, op: &'static str, indices: &[u32]) -> Result<()> {
+    pub(crate) fn check_indices(&self, op: &'static str, indices: &[u32]) -> Result<()> {
         match indices.iter().find(|&&i| i as usize >= self.len()) {
             None => Ok(()),
             Some(i) => Err(Error::argument(

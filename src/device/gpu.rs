@@ -1,21 +1,20 @@
 //! What a CUDA device has besides its memory: the context, the one stream that ops are queued on, the kernels, pinned
-//! staging for uploads, and words for what goes wrong.
+//! staging for copies, and words for what goes wrong.
 
 use super::{MemoryStats, Precision, lock};
+use crate::cuda::Kernels;
 use crate::cuda::probe::{self, DeviceInfo};
-use crate::cuda::{Kernels, driver_error};
 use crate::{Error, Result};
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
-use std::collections::VecDeque;
+use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, SyncOnDrop, result, sys};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-/// Uploads go through this many pinned buffers in turn, so that the host fills one while another is being sent.
+/// Copies from and to the host go through this many pinned buffers in turn, so that the host fills or empties one while
+/// another is under way.
 const STAGES: usize = 2;
 /// Bytes of each: enough that the cost of a copy's start does not show.
 const STAGE_BYTES: usize = 4 << 20;
-/// Ops that an asynchronous fault names: the last ones before it was noticed.
-const RECENT_OPS: usize = 4;
 
 type Driver<T> = std::result::Result<T, DriverError>;
 
@@ -44,8 +43,9 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     kernels: Kernels,
-    staging: Mutex<Staging>,
-    recent: Mutex<VecDeque<&'static str>>,
+    /// For uploads and for downloads: who waits for results must not keep a worker from sending the next batch.
+    uploads: Mutex<Staging>,
+    downloads: Mutex<Staging>,
     checker: Option<Checker>,
 }
 
@@ -58,22 +58,53 @@ struct Checker {
 #[derive(Default)]
 struct Staging {
     stages: Vec<Stage>,
-    next: usize,
+    /// The one to use next.
+    turn: usize,
 }
 
-/// A pinned buffer, and the event after the last copy out of it.
+/// A pinned buffer, and the event after the last copy out of it or into it.
 struct Stage {
     pointer: *mut u8,
-    sent: CudaEvent,
+    done: CudaEvent,
 }
 
 // SAFETY: pinned memory belongs to the context, not to a thread; a Stage is used under the Staging lock.
 unsafe impl Send for Stage {}
 
+impl Stage {
+    fn new(context: &Arc<CudaContext>) -> Driver<Stage> {
+        let done = context.new_event(None)?;
+        // SAFETY: the memory is written in full before anybody reads it.
+        let pointer: *mut u8 = unsafe { result::malloc_host(STAGE_BYTES, 0) }?.cast();
+        // SAFETY: as many bytes were just allocated.
+        unsafe { pointer.write_bytes(0, STAGE_BYTES) };
+        Ok(Stage { pointer, done })
+    }
+
+    /// The first `len` bytes, once the last copy has ended.
+    fn wait(&mut self, len: usize) -> Driver<&mut [u8]> {
+        self.done.synchronize()?;
+        // SAFETY: the stage holds STAGE_BYTES, written when it was made; no copy uses them now.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.pointer, len.min(STAGE_BYTES)) })
+    }
+}
+
+impl Staging {
+    /// The stage whose turn it is, and the turn after it.
+    fn next(&mut self, context: &Arc<CudaContext>) -> Driver<&mut Stage> {
+        let turn = self.turn;
+        if self.stages.len() == turn {
+            self.stages.push(Stage::new(context)?);
+        }
+        self.turn = (turn + 1) % STAGES;
+        Ok(&mut self.stages[turn])
+    }
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
-        // The copy out of it must have ended; if the context is lost nothing is in flight.
-        let _ = self.sent.synchronize();
+        // The copy must have ended; if the context is lost nothing is in flight.
+        let _ = self.done.synchronize();
         // SAFETY: `pointer` came from malloc_host and is freed once.
         let _ = unsafe { result::free_host(self.pointer.cast()) };
     }
@@ -84,9 +115,9 @@ impl Gpu {
         let name = format!("cuda:{}", options.ordinal);
         let found = probe::probe_device(options.ordinal).map_err(|problem| problem.into_error(&name))?;
         let open = || -> Driver<_> {
+            // Its events stay on: tensors order themselves (`Gpu::on_stream`), but a `CudaSlice` that somebody makes on
+            // this context and uses on two streams relies on them.
             let context = CudaContext::new(options.ordinal)?;
-            // SAFETY: every op is queued on the one stream made below, so that nothing needs ordering by events.
-            unsafe { context.disable_event_tracking() };
             let stream = context.new_stream()?;
             Ok((context, stream))
         };
@@ -100,8 +131,8 @@ impl Gpu {
             kernels: Kernels::new(&context),
             context,
             stream,
-            staging: Mutex::default(),
-            recent: Mutex::default(),
+            uploads: Mutex::default(),
+            downloads: Mutex::default(),
             checker: Checker::find(),
         })
     }
@@ -136,38 +167,35 @@ impl Gpu {
     /// # Errors
     /// When something queued earlier failed on the GPU: kernels run asynchronously, so this is where that shows.
     pub fn synchronize(&self) -> Result<()> {
-        let outcome = self.context.bind_to_thread().and_then(|()| self.stream.synchronize());
-        self.settle(outcome)
+        let count = self.kernels.queued().count();
+        self.check("waiting", self.context.bind_to_thread().and_then(|()| self.stream.synchronize()))?;
+        self.kernels.queued().ended(count);
+        Ok(())
     }
 
-    /// After a synchronisation: forgets the ops before it, or says that one of them failed.
-    fn settle(&self, outcome: Driver<()>) -> Result<()> {
-        let recent = std::mem::take(&mut *lock(&self.recent));
-        outcome.map_err(|error| {
-            let ops: Vec<&str> = recent.iter().rev().copied().collect();
-            let ops = if ops.is_empty() { "none since the last wait".to_string() } else { ops.join(", ") };
-            Error::device(
-                self,
-                format_args!("an op failed on the GPU: {error}; queued last: {ops}"),
-                "the context is lost: start again, with CUDA_LAUNCH_BLOCKING=1 to have the op named exactly",
-            )
-        })
+    /// Names what was just queued on [`Gpu::stream`], for the report of a fault: kernels run asynchronously, and the call
+    /// that notices is not to blame. Ops and launchers of this crate do so themselves.
+    pub fn note(&self, op: &'static str) {
+        self.kernels.queued().note(op);
     }
 
-    /// Notes that an op is about to be queued.
-    pub(super) fn note(&self, op: &'static str) {
-        let mut recent = lock(&self.recent);
-        if recent.back() == Some(&op) {
-            return;
+    /// The driver's answer to any call; what failed before the call is said first.
+    fn check<T>(&self, doing: impl fmt::Display, answer: Driver<T>) -> Result<T> {
+        answer.map_err(|error| self.kernels.queued().error(self, doing, error))
+    }
+
+    /// An address for work on `stream`, to be kept until that is queued. On a stream other than the device's, the work
+    /// comes after all that the device has queued, and is waited for when the guard drops: what the device does with the
+    /// memory next, or whom its pool gives it to, comes after the work too.
+    pub(crate) fn on_stream<'a>(&self, address: usize, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        if *stream == *self.stream {
+            return (address as u64, SyncOnDrop::Record(None));
         }
-        if recent.len() == RECENT_OPS {
-            recent.pop_front();
+        if stream.join(&self.stream).is_err() {
+            // Then the host waits. If that fails too the context is lost, which the launch will say.
+            stream.context().record_err(self.stream.synchronize());
         }
-        recent.push_back(op);
-    }
-
-    fn error(&self, doing: impl fmt::Display, error: DriverError) -> Error {
-        driver_error(format_args!("cuda:{}: {doing}", self.options.ordinal), error)
+        (address as u64, SyncOnDrop::Sync(Some(stream)))
     }
 
     /// Queues a copy of host bytes to `address`. The source may be reused at once.
@@ -175,36 +203,20 @@ impl Gpu {
     /// # Safety
     /// `bytes.len()` bytes from `address` belong to the caller.
     pub(crate) unsafe fn upload(&self, address: usize, bytes: &[u8]) -> Result<()> {
-        let fail = |e| self.error("uploading", e);
-        self.context.bind_to_thread().map_err(fail)?;
-        let mut staging = lock(&self.staging);
-        let Staging { stages, next } = &mut *staging;
-        for (i, chunk) in bytes.chunks(STAGE_BYTES).enumerate() {
-            if stages.len() < STAGES {
-                // SAFETY: the memory is written before it is read.
-                let pointer = unsafe { result::malloc_host(STAGE_BYTES, 0) }.map_err(fail)?.cast();
-                stages.push(Stage { pointer, sent: self.context.new_event(None).map_err(fail)? });
-                *next = stages.len() - 1;
-            }
-            let stage = &stages[*next];
-            *next = (*next + 1) % STAGES;
-            self.settle_stage(stage.sent.synchronize())?;
-            // SAFETY: the stage holds STAGE_BYTES, the last copy out of it has ended, and the lock keeps others away.
-            let staged = unsafe {
-                std::ptr::copy_nonoverlapping(chunk.as_ptr(), stage.pointer, chunk.len());
-                std::slice::from_raw_parts(stage.pointer, chunk.len())
-            };
-            let target = (address + i * STAGE_BYTES) as u64;
+        let mut staging = lock(&self.uploads);
+        let mut send = |target: usize, chunk: &[u8]| -> Driver<()> {
+            let stage = staging.next(&self.context)?;
+            let staged = stage.wait(chunk.len())?;
+            staged.copy_from_slice(chunk);
             // SAFETY: the caller owns the target; the stage is not written again before the event below.
-            unsafe { result::memcpy_htod_async(target, staged, self.stream.cu_stream()) }.map_err(fail)?;
-            stage.sent.record(&self.stream).map_err(fail)?;
+            unsafe { result::memcpy_htod_async(target as u64, staged, self.stream.cu_stream()) }?;
+            stage.done.record(&self.stream)
+        };
+        self.check("uploading", self.context.bind_to_thread())?;
+        for (i, chunk) in bytes.chunks(STAGE_BYTES).enumerate() {
+            self.check("uploading", send(address + i * STAGE_BYTES, chunk))?;
         }
         Ok(())
-    }
-
-    /// Waiting for a stage succeeds while nothing failed; what did belongs to the ops before it.
-    fn settle_stage(&self, outcome: Driver<()>) -> Result<()> {
-        if outcome.is_ok() { Ok(()) } else { self.settle(outcome) }
     }
 
     /// Copies device bytes to the host, after everything queued so far.
@@ -215,11 +227,37 @@ impl Gpu {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.context.bind_to_thread().map_err(|e| self.error("downloading", e))?;
-        // SAFETY: the caller owns the source; the copy has ended when the stream is synchronised below, while `bytes`
-        // is still borrowed.
-        let queued = unsafe { result::memcpy_dtoh_async(bytes, address as u64, self.stream.cu_stream()) };
-        self.settle(queued.and_then(|()| self.stream.synchronize()))
+        let count = self.kernels.queued().count();
+        let mut staging = lock(&self.downloads);
+        let len = bytes.len();
+        let mut fetch = || -> Driver<()> {
+            self.context.bind_to_thread()?;
+            let Staging { stages, .. } = &mut *staging;
+            let starts: Vec<usize> = (0..len).step_by(STAGE_BYTES).collect();
+            while stages.len() < starts.len().min(STAGES) {
+                stages.push(Stage::new(&self.context)?);
+            }
+            let queue = |stage: &mut Stage, start: usize| -> Driver<()> {
+                let landing = stage.wait(len - start)?;
+                // SAFETY: the caller owns the source; nobody reads the stage before the event below.
+                unsafe { result::memcpy_dtoh_async(landing, (address + start) as u64, self.stream.cu_stream()) }?;
+                stage.done.record(&self.stream)
+            };
+            for (i, &start) in starts.iter().enumerate().take(STAGES) {
+                queue(&mut stages[i], start)?;
+            }
+            for (i, chunk) in bytes.chunks_mut(STAGE_BYTES).enumerate() {
+                let stage = &mut stages[i % STAGES];
+                chunk.copy_from_slice(stage.wait(chunk.len())?);
+                if let Some(&start) = starts.get(i + STAGES) {
+                    queue(stage, start)?;
+                }
+            }
+            Ok(())
+        };
+        self.check("downloading", fetch())?;
+        self.kernels.queued().ended(count);
+        Ok(())
     }
 
     /// Queues a copy between two places of the device.
@@ -230,10 +268,11 @@ impl Gpu {
         if bytes == 0 {
             return Ok(());
         }
-        let fail = |e| self.error("copying", e);
-        self.context.bind_to_thread().map_err(fail)?;
         // SAFETY: the caller's contract.
-        unsafe { result::memcpy_dtod_async(to as u64, from as u64, bytes, self.stream.cu_stream()) }.map_err(fail)
+        let copy = || unsafe { result::memcpy_dtod_async(to as u64, from as u64, bytes, self.stream.cu_stream()) };
+        self.check("copying", self.context.bind_to_thread().and_then(|()| copy()))?;
+        self.note("copy");
+        Ok(())
     }
 
     /// Queues the clearing of a range.
@@ -244,10 +283,11 @@ impl Gpu {
         if bytes == 0 {
             return Ok(());
         }
-        let fail = |e| self.error("clearing", e);
-        self.context.bind_to_thread().map_err(fail)?;
         // SAFETY: the caller's contract.
-        unsafe { result::memset_d8_async(address as u64, 0, bytes, self.stream.cu_stream()) }.map_err(fail)
+        let clear = || unsafe { result::memset_d8_async(address as u64, 0, bytes, self.stream.cu_stream()) };
+        self.check("clearing", self.context.bind_to_thread().and_then(|()| clear()))?;
+        self.note("zero");
+        Ok(())
     }
 
     /// Memory of the GPU that nobody has taken.
@@ -256,7 +296,7 @@ impl Gpu {
     /// When the driver does not answer.
     #[cfg(feature = "train")]
     pub(crate) fn free_bytes(&self) -> Result<usize> {
-        self.context.mem_get_info().map(|(free, _)| free).map_err(|e| self.error("asking for free memory", e))
+        self.check("asking for free memory", self.context.mem_get_info()).map(|(free, _)| free)
     }
 
     /// Number of multiprocessors.
@@ -266,21 +306,19 @@ impl Gpu {
     #[cfg(feature = "train")]
     pub(crate) fn multiprocessors(&self) -> Result<usize> {
         let attribute = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let count = self.context.attribute(attribute).map_err(|e| self.error("counting multiprocessors", e))?;
+        let count = self.check("counting multiprocessors", self.context.attribute(attribute))?;
         Ok(count.max(1) as usize)
     }
 
     /// Memory for the pool.
     pub(super) fn take(&self, size: usize) -> Result<Option<usize>> {
-        let fail = |e| self.error(format_args!("allocating {size} bytes"), e);
-        self.context.bind_to_thread().map_err(fail)?;
         // SAFETY: what is in the memory does not matter: tensors are written before they are read, and any bytes are
         // valid elements.
-        match unsafe { result::malloc_sync(size) } {
-            Ok(address) => Ok(Some(address as usize)),
-            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Ok(None),
-            Err(error) => Err(fail(error)),
+        let answer = self.context.bind_to_thread().and_then(|()| unsafe { result::malloc_sync(size) });
+        if answer == Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) {
+            return Ok(None);
         }
+        self.check(format_args!("allocating {size} bytes"), answer).map(|address| Some(address as usize))
     }
 
     /// Memory back from the pool. The driver waits for whatever still uses it.

@@ -12,7 +12,7 @@ pub use gpu::{CudaOptions, Gpu};
 pub(crate) use pool::Block;
 use pool::{Pool, Source};
 #[cfg(feature = "cuda")]
-pub(crate) use scratch::Scratch;
+pub(crate) use scratch::{Draws, InUse, Kept, Scratch};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,9 +26,22 @@ struct Inner {
     pool: Arc<Pool>,
     /// Time per op, while somebody wants to know.
     profile: Mutex<Option<BTreeMap<&'static str, OpTime>>>,
+    #[cfg(feature = "cuda")]
+    kept: KeptValues,
     /// Of the host: ops of the CPU device run on them, and batches are prepared on them for every device.
     #[cfg(feature = "cpu")]
     threads: Arc<rayon::ThreadPool>,
+}
+
+/// Values that kernels read by pointer, at addresses that stay. Each is locked until the launch that reads it is queued: a
+/// worker may prepare the batch of a later step meanwhile.
+#[cfg(feature = "cuda")]
+#[derive(Default)]
+struct KeptValues {
+    dropout: Mutex<Draws>,
+    #[cfg(feature = "train")]
+    augment: Mutex<Draws>,
+    one: Mutex<Kept<f32>>,
 }
 
 /// Where a device computes: what ops dispatch on.
@@ -54,6 +67,16 @@ pub enum Precision {
     /// Mixed precision on tensor cores: models made on the device keep activations, and a copy of the weights, in bf16 (7
     /// bits of mantissa).
     Bf16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+        })
+    }
 }
 
 /// Time spent in one op.
@@ -120,6 +143,8 @@ impl Device {
             kind: Kind::Cpu,
             pool: Pool::new(Source::Host, cached),
             profile: Mutex::default(),
+            #[cfg(feature = "cuda")]
+            kept: KeptValues::default(),
             threads,
         }))
     }
@@ -179,6 +204,7 @@ impl Device {
             pool: Pool::new(Source::Cuda(gpu.clone()), options.cached),
             kind: Kind::Cuda(gpu),
             profile: Mutex::default(),
+            kept: KeptValues::default(),
             #[cfg(feature = "cpu")]
             threads: shared_threads()?,
         })))
@@ -202,6 +228,29 @@ impl Device {
             #[cfg(feature = "cuda")]
             Kind::Cuda(gpu) => gpu.options().precision,
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn kept<'a, V: Default>(&self, values: &'a Mutex<V>) -> InUse<'a, V> {
+        InUse { values: lock(values), keeps: self.gpu().is_some_and(|gpu| gpu.options().cached) }
+    }
+
+    /// What dropout's masks are drawn for.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn dropout_draws(&self) -> InUse<'_, Draws> {
+        self.kept(&self.0.kept.dropout)
+    }
+
+    /// What augmentations are drawn for.
+    #[cfg(all(feature = "cuda", feature = "train"))]
+    pub(crate) fn augment_draws(&self) -> InUse<'_, Draws> {
+        self.kept(&self.0.kept.augment)
+    }
+
+    /// The number 1.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn one(&self) -> InUse<'_, Kept<f32>> {
+        self.kept(&self.0.kept.one)
     }
 
     pub(crate) fn kind(&self) -> &Kind {
@@ -274,12 +323,12 @@ impl Device {
     /// Queues an op on the GPU, and while profiling is on waits for its end to time it.
     #[cfg(feature = "cuda")]
     pub(crate) fn queue_op(&self, gpu: &Gpu, op: &'static str, f: impl FnOnce() -> Result<()>) -> Result<()> {
-        gpu.note(op);
+        let queue = || f().map(|()| gpu.note(op));
         if lock(&self.0.profile).is_none() {
-            return f();
+            return queue();
         }
         gpu.synchronize()?;
-        self.timed(op, || f().and_then(|()| gpu.synchronize()))
+        self.timed(op, || queue().and_then(|()| gpu.synchronize()))
     }
 
     fn timed<R>(&self, op: &'static str, f: impl FnOnce() -> R) -> R {

@@ -6,7 +6,8 @@ use bytemuck::Pod;
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceSlice, SyncOnDrop};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, MutexGuard};
 
 /// `len` values from the device's pool, back in it at drop: what was queued before still finds them untouched, because
 /// the next owner's work is queued behind it.
@@ -58,6 +59,85 @@ impl<T: Pod> Scratch<T> {
     }
 }
 
+/// Values that launches of one kind read, always in the same memory while they are as many: a captured launch finds the
+/// next step's there. They are sent when they differ from those that lie there.
+pub(crate) struct Kept<T> {
+    sent: Vec<T>,
+    on_device: Option<Scratch<T>>,
+}
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Kept { sent: Vec::new(), on_device: None }
+    }
+}
+
+impl<T: Pod + PartialEq> Kept<T> {
+    /// These values, on the device. The launch that reads them is to be queued before others are set.
+    pub(crate) fn set(&mut self, device: &Device, values: &[T]) -> Result<&Scratch<T>> {
+        // Taken out, so that nothing is left if something fails.
+        let kept = self.on_device.take();
+        let on_device = match kept {
+            Some(kept) if self.sent == values => kept,
+            Some(mut kept) if kept.len == values.len() => {
+                kept.copy_from_slice(values)?;
+                kept
+            }
+            _ => Scratch::upload(device, values)?,
+        };
+        if self.sent != values {
+            self.sent = values.to_vec();
+        }
+        Ok(self.on_device.insert(on_device))
+    }
+}
+
+/// What random numbers of a batch are drawn for: the step, and the images' indices.
+#[derive(Default)]
+pub(crate) struct Draws {
+    step: Kept<u32>,
+    indices: Kept<u32>,
+}
+
+impl Draws {
+    /// These, on the device; see [`Kept::set`].
+    pub(crate) fn set(
+        &mut self,
+        device: &Device,
+        step: u32,
+        indices: &[u32],
+    ) -> Result<(&Scratch<u32>, &Scratch<u32>)> {
+        Ok((self.step.set(device, &[step])?, self.indices.set(device, indices)?))
+    }
+}
+
+/// Values in use, until the launch that reads them is queued. A device that keeps nothing frees them then.
+pub(crate) struct InUse<'a, V: Default> {
+    pub(super) values: MutexGuard<'a, V>,
+    pub(super) keeps: bool,
+}
+
+impl<V: Default> Deref for InUse<'_, V> {
+    type Target = V;
+    fn deref(&self) -> &V {
+        &self.values
+    }
+}
+
+impl<V: Default> DerefMut for InUse<'_, V> {
+    fn deref_mut(&mut self) -> &mut V {
+        &mut self.values
+    }
+}
+
+impl<V: Default> Drop for InUse<'_, V> {
+    fn drop(&mut self) {
+        if !self.keeps {
+            *self.values = V::default();
+        }
+    }
+}
+
 impl<T> DeviceSlice<T> for Scratch<T> {
     fn len(&self) -> usize {
         self.len
@@ -67,16 +147,14 @@ impl<T> DeviceSlice<T> for Scratch<T> {
     }
 }
 
-// The device's one stream orders what is queued: there is nothing to wait for and nothing to record.
-
 impl<T> DevicePtr<T> for Scratch<T> {
-    fn device_ptr<'a>(&'a self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-        (self.block.address() as u64, SyncOnDrop::Record(None))
+    fn device_ptr<'a>(&'a self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        self.gpu.on_stream(self.block.address(), stream)
     }
 }
 
 impl<T> DevicePtrMut<T> for Scratch<T> {
-    fn device_ptr_mut<'a>(&'a mut self, _: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
-        (self.block.address() as u64, SyncOnDrop::Record(None))
+    fn device_ptr_mut<'a>(&'a mut self, stream: &'a CudaStream) -> (CUdeviceptr, SyncOnDrop<'a>) {
+        self.gpu.on_stream(self.block.address(), stream)
     }
 }

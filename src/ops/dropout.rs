@@ -6,8 +6,6 @@ use crate::autograd::Var;
 use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
-#[cfg(feature = "cuda")]
-use crate::device::Scratch;
 use crate::rng::Stream;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -59,9 +57,10 @@ fn masked(x: &Tensor, rate: f32, stream: Stream, indices: &[u32]) -> Result<Tens
         device, "dropout",
         cpu: cpu::dropout::dropout(stream, rate, indices, &x.read()?, &mut y.write()?),
         cuda(gpu): with_float!(x.dtype(), T, {
-            let (step, indices) = (Scratch::upload(device, &[stream.step])?, Scratch::upload(device, indices)?);
+            let mut draws = device.dropout_draws();
+            let (step, indices) = draws.set(device, stream.step, indices)?;
             let (x, mut y) = (x.device_read::<T>()?, y.device_write()?);
-            cuda::dropout::dropout(gpu.kernels(), stream, &step, rate, &indices, &x, &mut y, gpu.stream())
+            cuda::dropout::dropout(gpu.kernels(), stream, step, rate, indices, &x, &mut y, gpu.stream())
         }),
     )?;
     Ok(y)

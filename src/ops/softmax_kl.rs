@@ -92,10 +92,10 @@ pub fn softmax_kl(teacher_logits: &Tensor, student_logits: &Var, temperature: f3
             Ok(())
         },
         cuda(gpu): {
-            let one = Tensor::full(device, &[1], 1.0f32)?;
-            let one = one.device_read()?;
+            let mut one = device.one();
+            let one = one.set(device, &[1.0])?;
             let mut ds = gradient_ref.map(Tensor::device_write).transpose()?;
-            let ds = ds.as_mut().map(|ds| (&one, ds));
+            let ds = ds.as_mut().map(|ds| (one, ds));
             let mut rows = Scratch::<f64>::new(device, n)?;
             let inputs = (&teacher_logits.device_read()?, &student.device_read()?);
             let (kernels, stream) = (gpu.kernels(), gpu.stream());

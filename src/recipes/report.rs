@@ -6,7 +6,7 @@ use crate::augment::Pipeline;
 use crate::data::ImageSet;
 use crate::train::history::{self, RunHistory};
 use crate::train::plot::{Series, Tile, image_grid, line_chart, side_by_side};
-use crate::train::{EpochRecord, Robustness, RunRecord, Session, loader};
+use crate::train::{Augmented, EpochRecord, Robustness, RunRecord, Session};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
@@ -162,7 +162,8 @@ pub(super) fn augmented(session: &Session, set: &ImageSet, size: usize, rows: &[
     let plain = Pipeline::new(vec![resize(size)])?;
     let mut tiles = Vec::new();
     for (name, pipeline) in std::iter::once(&("original", &plain)).chain(rows) {
-        let batch = loader::augment(session.device(), set, pipeline, &indices, session.seed(), 0)?;
+        let view = Augmented::new(session.device(), set.clone(), (*pipeline).clone(), session.seed());
+        let batch = view.batch(&indices, 0)?;
         let [_, h, w, _] = batch.nhwc("augmented")?.map(|extent| extent as usize);
         let pixels = batch.read::<f32>()?;
         for (image, &index) in pixels.chunks_exact(h * w * 3).zip(&indices) {

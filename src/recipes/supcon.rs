@@ -23,7 +23,7 @@ use crate::nn::{Dense, Forward, Head, KerasVersion, Normalization, Params, Param
 use crate::ops::ContrastiveLoss;
 use crate::optim::{Adam, AdamConfig};
 use crate::tensor::Tensor;
-use crate::train::{Batch, Fit, ForwardFn, Loader, Session, StepOutput, fit, loader, plot, recompute_statistics};
+use crate::train::{Augmented, Batch, Fit, ForwardFn, Loader, Session, StepOutput, fit, plot, recompute_statistics};
 use crate::{DType, Result, ops};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -239,12 +239,12 @@ impl Config {
     ) -> Result<Similarity> {
         let device = session.device();
         let indices: Vec<u32> = (0..set.len() as u32).collect();
+        let images = Augmented::new(device, set.clone(), plain.clone(), session.seed());
         let mut parts = Vec::new();
         for indices in indices.chunks(evaluation_batch(self.image_size)) {
             session.check_stop()?;
             let pass = Forward::inference(params);
-            let images = loader::augment(device, set, plain, indices, session.seed(), 0)?;
-            parts.push(forward(&pass, &pass.tape.constant(images))?.into_tensor());
+            parts.push(forward(&pass, &pass.tape.constant(images.batch(indices, 0)?))?.into_tensor());
         }
         let tape = crate::autograd::Tape::no_grad();
         let z = ops::l2_normalize(&tape.constant(stacked(device, &parts)?))?;

@@ -1,7 +1,7 @@
 //! Accuracy and loss on a data set, and batch-norm statistics recomputed over one.
 
 use super::fit::ForwardFn;
-use super::loader::{Loader, augment};
+use super::loader::{Augmented, Loader};
 use super::session::Session;
 use crate::augment::Pipeline;
 use crate::data::{Batches, ImageSet};
@@ -35,12 +35,13 @@ pub fn evaluate(
     batch_size: usize,
 ) -> Result<Evaluation> {
     let (mut loss, mut correct, mut images) = (0.0, 0, 0);
+    let augmented = Augmented::new(session.device(), set.clone(), pipeline.clone(), session.seed());
     for indices in Batches::new(set.len(), batch_size.min(set.len()))?.pass(0) {
         session.check_stop()?;
         let labels = set.labels_of(&indices)?;
         let labels = Tensor::from_slice(session.device(), &[labels.len()], &labels)?;
         let pass = Forward::inference(params);
-        let batch = pass.tape.constant(augment(session.device(), set, pipeline, &indices, session.seed(), 0)?);
+        let batch = pass.tape.constant(augmented.batch(&indices, 0)?);
         let logits = forward(&pass, &batch)?;
         let terms = ops::cross_entropy_per_sample(logits.tensor(), &labels)?;
         loss += terms.read::<f32>()?.iter().map(|&v| f64::from(v)).sum::<f64>();

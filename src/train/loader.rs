@@ -8,8 +8,7 @@ use crate::{DType, Error, Result};
 use std::sync::Arc;
 #[cfg(feature = "cuda")]
 use {
-    super::resident::{self, Key, Resident},
-    crate::cuda::augment_pipeline::Plan,
+    super::resident::{Feed, Key},
     std::sync::OnceLock,
 };
 
@@ -33,15 +32,10 @@ pub struct Loader {
 }
 
 struct Inner {
-    set: ImageSet,
     plan: Batches,
-    pipelines: Vec<Pipeline>,
     pairing: Pairing,
-    seed: u64,
-    device: Device,
-    /// The whole set on a CUDA device and a plan per pipeline, made with the first batch; `None` where it does not fit.
-    #[cfg(feature = "cuda")]
-    resident: OnceLock<Option<(Resident, Vec<Plan>)>>,
+    /// The set after each pipeline.
+    views: Vec<Augmented>,
 }
 
 impl Loader {
@@ -71,16 +65,8 @@ impl Loader {
         pairing: Pairing,
         seed: u64,
     ) -> Self {
-        let inner = Inner {
-            set,
-            plan,
-            pipelines,
-            pairing,
-            seed,
-            device: device.clone(),
-            #[cfg(feature = "cuda")]
-            resident: OnceLock::new(),
-        };
+        let view = |pipeline| Augmented::new(device, set.clone(), pipeline, seed);
+        let inner = Inner { plan, pairing, views: pipelines.into_iter().map(view).collect() };
         Loader { inner: Arc::new(inner) }
     }
 
@@ -96,12 +82,12 @@ impl Loader {
 
     /// The device that batches are made on.
     pub fn device(&self) -> &Device {
-        &self.inner.device
+        &self.inner.views[0].device
     }
 
     /// The data set.
     pub fn set(&self) -> &ImageSet {
-        &self.inner.set
+        &self.inner.views[0].set
     }
 
     /// The batches of pass `pass` from step `first` on, prepared by a worker thread.
@@ -113,7 +99,7 @@ impl Loader {
         let steps = self.steps() as u64;
         let plan = self.inner.plan.paired_pass(pass, self.inner.pairing).enumerate().skip(first);
         let batches = plan.map(move |(i, (clean, noisy))| this.inner.batch(pass * steps + i as u64, &clean, noisy));
-        Prefetch::new(Some(self.inner.device.thread_pool()), batches)
+        Prefetch::new(Some(self.device().thread_pool()), batches)
     }
 }
 
@@ -122,54 +108,79 @@ impl Inner {
         let step = u32::try_from(step).map_err(|_| {
             Error::argument("Loader", "fewer than 2^32 steps", step, "the random streams are numbered by 32-bit steps")
         })?;
-        let orders: &[&[u32]] = if self.pipelines.len() == 2 { &[clean, &noisy] } else { &[&noisy] };
-        let mut images = Vec::with_capacity(orders.len());
-        for (number, indices) in (0..self.pipelines.len()).zip(orders) {
-            images.push(self.augment(number, indices, step)?);
-        }
-        let labels = self.set.labels_of(&noisy)?;
-        Ok(Batch { images, labels: Tensor::from_slice(&self.device, &[labels.len()], &labels)?, indices: noisy })
+        let orders: &[&[u32]] = if self.views.len() == 2 { &[clean, &noisy] } else { &[&noisy] };
+        let images = self.views.iter().zip(orders).map(|(view, indices)| view.batch(indices, step));
+        let images = images.collect::<Result<_>>()?;
+        let Augmented { set, device, .. } = &self.views[0];
+        let labels = set.labels_of(&noisy)?;
+        Ok(Batch { images, labels: Tensor::from_slice(device, &[labels.len()], &labels)?, indices: noisy })
     }
 }
 
-impl Inner {
-    /// The images `indices` after pipeline `number`.
-    fn augment(&self, number: usize, indices: &[u32], step: u32) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if let Kind::Cuda(gpu) = self.device.kind() {
-            // Workers of two passes may both make it; the first is kept.
-            if self.resident.get().is_none() {
-                let plans = self.pipelines.iter().map(|pipeline| pipeline.plan(gpu.stream())).collect::<Result<_>>()?;
-                let whole = Resident::whole(&self.device, gpu, &self.set)?.map(|resident| (resident, plans));
-                let _ = self.resident.set(whole);
-            }
-            if let Some(Some((resident, plans))) = self.resident.get() {
-                return resident.apply(&self.device, gpu, &plans[number], indices, Key { seed: self.seed, step });
-            }
-        }
-        augment(&self.device, &self.set, &self.pipelines[number], indices, self.seed, step)
-    }
-}
-
-/// The images `indices` of `set` after `pipeline`, as one f32 tensor [n, h, w, 3] in 0..255.
+/// A set after a pipeline: its batches, on a device.
 ///
-/// # Errors
-/// When the images do not all come out at one size, or a step of the pipeline refuses one.
-pub fn augment(
-    device: &Device,
-    set: &ImageSet,
-    pipeline: &Pipeline,
-    indices: &[u32],
+/// A CUDA device keeps the whole set as bytes where that takes at most a quarter of its free memory; everybody who asks
+/// for the set or a clone of it shares the copy. Elsewhere each batch is sent.
+///
+/// # Example
+/// ```
+/// use warpsmith::Device;
+/// use warpsmith::augment::{Pipeline, Step};
+/// use warpsmith::data::synthetic;
+/// use warpsmith::train::Augmented;
+/// let set = synthetic::images(100, 10, 32, 32, 7)?;
+/// let flipped = Augmented::new(&Device::cpu()?, set, Pipeline::new(vec![Step::RandomFlip])?, 1);
+/// assert_eq!(flipped.batch(&[3, 1, 4], 0)?.shape(), [3, 32, 32, 3]);
+/// # Ok::<(), warpsmith::Error>(())
+/// ```
+pub struct Augmented {
+    set: ImageSet,
+    pipeline: Pipeline,
     seed: u64,
-    step: u32,
-) -> Result<Tensor> {
-    if indices.is_empty() {
-        return Err(Error::argument("augment", "at least one image", 0, "pass a non-empty batch"));
+    device: Device,
+    /// Made with the first batch.
+    #[cfg(feature = "cuda")]
+    feed: OnceLock<Feed>,
+}
+
+impl Augmented {
+    /// The images of `set` after `pipeline`, whose random numbers come from `seed`.
+    pub fn new(device: &Device, set: ImageSet, pipeline: Pipeline, seed: u64) -> Augmented {
+        Augmented {
+            set,
+            pipeline,
+            seed,
+            device: device.clone(),
+            #[cfg(feature = "cuda")]
+            feed: OnceLock::new(),
+        }
     }
-    match device.kind() {
-        Kind::Cpu => augment_on_host(device, set, pipeline, indices, seed, step),
-        #[cfg(feature = "cuda")]
-        Kind::Cuda(gpu) => resident::augment(device, gpu, set, pipeline, indices, Key { seed, step }),
+
+    /// The images `indices`, as one f32 tensor [n, h, w, 3] in 0..255, drawn as in step `step`.
+    ///
+    /// # Errors
+    /// When there is no index, or one is not below the set's length; when the images do not all come out at one size, or
+    /// a step of the pipeline refuses one.
+    pub fn batch(&self, indices: &[u32], step: u32) -> Result<Tensor> {
+        if indices.is_empty() {
+            return Err(Error::argument("Augmented::batch", "at least one image", 0, "pass a non-empty batch"));
+        }
+        self.set.check_indices("Augmented::batch", indices)?;
+        match self.device.kind() {
+            Kind::Cpu => augment_on_host(&self.device, &self.set, &self.pipeline, indices, self.seed, step),
+            #[cfg(feature = "cuda")]
+            Kind::Cuda(gpu) => {
+                let feed = match self.feed.get() {
+                    Some(feed) => feed,
+                    None => {
+                        // Two workers may both make it, from one copy of the set; the first is kept.
+                        let feed = Feed::new(&self.device, gpu, &self.set, &self.pipeline)?;
+                        self.feed.get_or_init(|| feed)
+                    }
+                };
+                feed.batch(&self.device, gpu, &self.set, indices, Key { seed: self.seed, step })
+            }
+        }
     }
 }
 

@@ -15,6 +15,6 @@ pub use callbacks::{EarlyStopping, Monitor, ReduceLrOnPlateau, StopDecision};
 pub use evaluate::{Evaluation, evaluate, recompute_statistics};
 pub use fit::{FinishFn, Fit, ForwardFn, StepOutput, ValidateFn, fit};
 pub use history::{EpochRecord, RunRecord};
-pub use loader::{Batch, Loader};
+pub use loader::{Augmented, Batch, Loader};
 pub use robustness::{CorruptionRow, CorruptionSource, Robustness};
 pub use session::{Observer, Quiet, Session, StepReport, StopFlag};

@@ -116,6 +116,9 @@ struct State {
     seed: u64,
     /// What the procedure was started with; resuming continues with exactly this.
     config: Value,
+    /// What the device multiplies in. Not in the checkpoints of earlier versions.
+    #[serde(default)]
+    precision: Option<String>,
     /// Checksums of the images, by their role. Not in the checkpoints of earlier versions.
     #[serde(default)]
     data: Vec<(String, u32)>,
@@ -150,6 +153,7 @@ impl Session {
             procedure: procedure.to_string(),
             seed,
             config,
+            precision: Some(device.precision().to_string()),
             data: Vec::new(),
             finished: Vec::new(),
             progress: None,
@@ -164,7 +168,8 @@ impl Session {
     /// Goes on with the procedure in `folder` from its last checkpoint.
     ///
     /// # Errors
-    /// When there is no checkpoint, it is damaged, or it belongs to another procedure.
+    /// When there is no checkpoint, it is damaged, or it belongs to another procedure; when the device computes in another
+    /// precision than the one before, whose runs could not be compared with those to come.
     pub fn resume(folder: &Path, device: &Device, procedure: &str) -> Result<Session> {
         let path = folder.join(CHECKPOINT);
         if !path.is_file() {
@@ -177,7 +182,7 @@ impl Session {
             ));
         }
         let file = TensorFile::open(&path)?;
-        let state: State = serde_json::from_str(file.metadata("state")?).map_err(|e| {
+        let mut state: State = serde_json::from_str(file.metadata("state")?).map_err(|e| {
             Error::checkpoint(
                 &path,
                 "metadata `state`",
@@ -193,6 +198,17 @@ impl Session {
                 procedure,
                 &state.procedure,
                 "resume with the example that wrote it",
+            ));
+        }
+        let now = device.precision().to_string();
+        let before = state.precision.get_or_insert(now.clone());
+        if now != *before {
+            return Err(Error::checkpoint(
+                &path,
+                "precision",
+                format_args!("{before}, which the session was started in"),
+                format_args!("{now} on {device}"),
+                format_args!("resume with --precision {before}, or start again with another --out"),
             ));
         }
         Ok(Session::over(folder, device, state))

@@ -1,6 +1,6 @@
 //! The decision through made-up inputs, and the reader through a made-up driver library in a child process.
 
-use warpsmith::cuda::probe::{DeviceInfo, Gpu, ProbeError, ProbeInputs, decide, probe, probe_device};
+use warpsmith::cuda::probe::{DeviceInfo, Gpu, ProbeError, ProbeInputs, decide, missing_kernels, probe, probe_device};
 
 fn gpu(name: &str, compute_capability: (i32, i32)) -> DeviceInfo {
     DeviceInfo { name: name.into(), compute_capability, total_memory: 80 << 30 }
@@ -9,6 +9,7 @@ fn gpu(name: &str, compute_capability: (i32, i32)) -> DeviceInfo {
 /// A machine on which all is well.
 fn good() -> ProbeInputs {
     ProbeInputs {
+        missing_kernels: Vec::new(),
         library_present: true,
         init_code: 0,
         driver_version: 12_020,
@@ -27,6 +28,22 @@ fn assert_says(error: &ProbeError, reason: &str, remedy: &str) {
 fn takes_the_first_gpu_that_is_new_enough() {
     assert_eq!(decide(&good(), None), Ok(Gpu { ordinal: 1, info: gpu("NVIDIA A100", (8, 0)) }));
     assert_eq!(decide(&good(), Some(2)), Ok(Gpu { ordinal: 2, info: gpu("NVIDIA H100", (9, 0)) }));
+}
+
+#[test]
+fn kernels_that_were_not_built_in() {
+    let ptx = warpsmith::cuda::ptx();
+    assert_eq!(missing_kernels(ptx), Vec::<&str>::new());
+    let part: Vec<_> = ptx.iter().copied().filter(|(name, _)| !["swa", "conv2d"].contains(name)).collect();
+    assert_eq!(missing_kernels(&part), ["conv2d", "swa"]);
+    // Neither a device asked for nor the first that would do is opened; the rest is not looked at.
+    for ordinal in [None, Some(1)] {
+        let inputs = ProbeInputs { missing_kernels: missing_kernels(&part), library_present: false, ..good() };
+        let error = decide(&inputs, ordinal).unwrap_err();
+        assert_eq!(error, ProbeError::MissingKernels { files: vec!["conv2d", "swa"] });
+        assert_says(&error, "built without the kernels of conv2d, swa", "feature `compile-kernels`");
+        assert!(error.remedy().contains("CPU device"));
+    }
 }
 
 #[test]

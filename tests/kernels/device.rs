@@ -163,13 +163,13 @@ fn ops_are_timed() {
     assert!(calls("relu") >= Some(1) && calls("rescale") >= Some(1), "{times:?}");
 }
 
-/// What a model trains on is the same to the last bit: pictures, labels and order, from a data set that lies on the device
-/// as from one whose batches are sent.
+/// What a model trains on is the same to the last bit: pictures, labels and order. Here the data set lies on the device;
+/// tests/device/training.rs has one whose batches are sent.
 #[cfg(feature = "train")]
 fn batches_are_those_of_the_cpu() {
     use warpsmith::augment::{Pipeline, RandAugment, Step};
     use warpsmith::data::{Batches, Pairing, Shuffle, synthetic};
-    use warpsmith::train::loader::{Loader, augment};
+    use warpsmith::train::{Augmented, Loader};
     let set = synthetic::images(14, 2, 20, 24, 5).unwrap();
     let crop = [Step::RandomFlip, Step::Resize { height: 24, width: 24 }, Step::RandomCrop { height: 18, width: 18 }];
     let clean = Pipeline::new(crop.to_vec()).unwrap();
@@ -188,7 +188,8 @@ fn batches_are_those_of_the_cpu() {
                 bits.push(batch.indices.iter().flat_map(|i| i.to_le_bytes()).collect());
             }
         }
-        bits.push(augment(&device, &set, &noisy, &[3, 11, 3], 1, 2).unwrap().to_bytes().unwrap());
+        let view = Augmented::new(&device, set.clone(), noisy.clone(), 1);
+        bits.push(view.batch(&[3, 11, 3], 2).unwrap().to_bytes().unwrap());
         bits
     });
     assert_eq!(cpu.len(), 2 * 3 * 4 + 1);
