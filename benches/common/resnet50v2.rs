@@ -77,11 +77,7 @@ pub fn convolutions(size: u32, n: u32) -> Vec<Convolution> {
 }
 
 /// Layers of equal problems as one: their names joined, their counts added.
-pub fn merged<T: Clone>(
-    list: &[T],
-    same: impl Fn(&T, &T) -> bool,
-    join: impl Fn(&mut T, &T),
-) -> Vec<T> {
+pub fn merged<T: Clone>(list: &[T], same: impl Fn(&T, &T) -> bool, join: impl Fn(&mut T, &T)) -> Vec<T> {
     let mut merged: Vec<T> = Vec::new();
     for layer in list {
         match merged.iter_mut().find(|other| same(other, layer)) {
@@ -101,7 +97,7 @@ pub fn distinct_convolutions(size: u32, n: u32) -> Vec<Convolution> {
     )
 }
 
-/// Every distinct batch normalisation.
+/// The batch normalisations in the order of the network.
 pub fn norms(size: u32, n: u32) -> Vec<Norm> {
     let mut list = Vec::new();
     let mut add = |name: String, count, h: u32, c: u32, adds| {
@@ -123,11 +119,22 @@ pub fn norms(size: u32, n: u32) -> Vec<Norm> {
         input = 4 * f;
     }
     add("post".into(), 1, h, input, false);
+    list
+}
+
+/// [`norms`] of equal problems as one; `backward` tells those apart whose gradient is added to another.
+pub fn distinct_norms(size: u32, n: u32, backward: bool) -> Vec<Norm> {
     merged(
-        &list,
-        |a, b| (a.rows, a.c, a.adds) == (b.rows, b.c, b.adds),
+        &norms(size, n),
+        |a, b| (a.rows, a.c) == (b.rows, b.c) && (a.adds == b.adds || !backward),
         |a, b| (a.name, a.count) = (format!("{}, {}", a.name, b.name), a.count + b.count),
     )
+}
+
+/// The sums of the blocks: elements, and how many there are.
+pub fn sums(size: u32, n: u32) -> Vec<(usize, u32)> {
+    let ends = convolutions(size, n).into_iter().filter(|layer| layer.residual);
+    ends.map(|layer| (layer.problem.y_elems(), layer.count)).collect()
 }
 
 /// The pooling of the stem and the shortcuts of strided blocks.

@@ -13,9 +13,12 @@ mod resnet50v2;
 
 mod cases;
 mod counted;
+mod floor;
 mod measured;
 mod rig;
 mod roofline;
+mod step;
+mod table;
 
 use cases::{Case, Images};
 use clap::Parser;
@@ -38,6 +41,9 @@ struct Options {
     /// Where the results are written.
     #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels.json"))]
     json: PathBuf,
+    /// Writes the table of counters of all cases to this file, and does nothing else.
+    #[arg(long)]
+    table: Option<PathBuf>,
     /// Prints the names of the chosen cases and stops.
     #[arg(long)]
     list: bool,
@@ -73,6 +79,11 @@ fn run(options: &Options) -> Fallible<()> {
         return Err("--size is at least 32, --batch at least 1".into());
     }
     let images = Images { size: options.size, batch: options.batch };
+    if let Some(path) = &options.table {
+        table::write(path, images)?;
+        println!("written: {}", path.display());
+        return Ok(());
+    }
     let cases: Vec<Case> = cases::all(images).into_iter().filter(chosen).collect();
     if cases.is_empty() {
         return Err(format!("no case holds {:?} in its name; --list prints all", options.filters).into());

@@ -12,7 +12,6 @@ use warpsmith_emulator::Launch;
 pub struct Profile {
     /// The emulator's name of it.
     pub key: &'static str,
-    pub name: &'static str,
     pub multiprocessors: u32,
     pub clock_mhz: f64,
     pub dram_gbs: f64,
@@ -30,7 +29,6 @@ pub struct Profile {
 
 pub const A100: Profile = Profile {
     key: "sm_80",
-    name: "A100",
     multiprocessors: 108,
     clock_mhz: 1410.0,
     dram_gbs: 2039.0,
@@ -47,7 +45,6 @@ pub const A100: Profile = Profile {
 
 pub const H100: Profile = Profile {
     key: "sm_90",
-    name: "H100",
     multiprocessors: 132,
     clock_mhz: 1980.0,
     dram_gbs: 3352.0,
@@ -104,6 +101,17 @@ impl Profile {
         let real = bounds.iter().filter(|(name, _)| *name != "dram_if_uncached");
         let (name, us) = real.fold(("none", 0.0), |most, (name, &us)| if us > most.1 { (name, us) } else { most });
         (resource(name), us)
+    }
+
+    /// The peak of some units.
+    pub fn gflops(&self, units: Units) -> f64 {
+        match units {
+            Units::TensorBf16 => self.bf16_tensor_gflops,
+            Units::TensorTf32 => self.tf32_tensor_gflops,
+            Units::F32 | Units::Memory => {
+                2.0 * self.f32_lanes * self.clock_mhz * 1e-3 * f64::from(self.multiprocessors)
+            }
+        }
     }
 
     /// Share of a multiprocessor's warps that are resident.

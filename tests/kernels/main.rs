@@ -20,6 +20,7 @@ mod elementwise;
 mod gemm;
 mod gpu;
 mod losses;
+mod machine_code;
 mod optimisers;
 mod pool2d;
 mod prebuilt;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let cases = [
         prebuilt::CASES,
         resources::CASES,
+        machine_code::CASES,
         abi::CASES,
         augment::CASES,
         elementwise::CASES,

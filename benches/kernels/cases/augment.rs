@@ -22,10 +22,8 @@ pub fn cases(Images { size, batch }: Images) -> Vec<Case> {
     let region = CropBox { top: resized / 8, left: resized / 9, height: size, width: size };
     let transform = geometry::rotation_transform(size, size, 0.3);
     let crop_shape = [n, resized, resized, RGB];
-    let (resize, crop) = (
-        Step::Resize { height: resized, width: resized },
-        Step::RandomCrop { height: size, width: size },
-    );
+    let (resize, crop) =
+        (Step::Resize { height: resized, width: resized }, Step::RandomCrop { height: size, width: size });
     let clean = vec![Step::RandomFlip, resize, crop];
     let noisy = [clean.clone(), vec![Step::RandAugment(RandAugment::default())]].concat();
     let whole = Step::Resize { height: size, width: size };
@@ -34,7 +32,9 @@ pub fn cases(Images { size, batch }: Images) -> Vec<Case> {
         images(
             ("augment_geometry_resize", "u8"),
             ([n, SOURCE, SOURCE, RGB], shape),
-            move |x, y: &mut [f32]| Ok(cpu::augment_geometry::resize_bilinear(x, [n, SOURCE, SOURCE, RGB], size, size, y)?),
+            move |x, y: &mut [f32]| {
+                Ok(cpu::augment_geometry::resize_bilinear(x, [n, SOURCE, SOURCE, RGB], size, size, y)?)
+            },
             move |rig, x, y: &mut CudaSlice<f32>| {
                 geometry::resize_bilinear(&rig.kernels, x, [n, SOURCE, SOURCE, RGB], size, size, y, &rig.stream)
             },

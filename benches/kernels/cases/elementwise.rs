@@ -20,17 +20,13 @@ pub fn cases(images: Images) -> Vec<Case> {
         ("cast_f32_bf16", "bf16", "images", 1),
         pixels,
         |x| Ok(x.to_vec()),
-        |rig, x: &CudaSlice<f32>, y: &mut CudaSlice<bf16>| {
-            elementwise::f32_to_bf16(&rig.kernels, x, y, &rig.stream)
-        },
+        |rig, x: &CudaSlice<f32>, y: &mut CudaSlice<bf16>| elementwise::f32_to_bf16(&rig.kernels, x, y, &rig.stream),
     ));
     list.push(map(
         ("cast_bf16_f32", "bf16", "avg_pool", 1),
         pooled,
         |x| Ok(x.to_vec()),
-        |rig, x: &CudaSlice<bf16>, y: &mut CudaSlice<f32>| {
-            elementwise::bf16_to_f32(&rig.kernels, x, y, &rig.stream)
-        },
+        |rig, x: &CudaSlice<bf16>, y: &mut CudaSlice<f32>| elementwise::bf16_to_f32(&rig.kernels, x, y, &rig.stream),
     ));
     list.push(rescale_u8(pixels));
     list

@@ -21,19 +21,14 @@ pub fn cases(images: Images) -> Vec<Case> {
 }
 
 fn of_type<T: Float>(Images { size, batch }: Images, dtype: &'static str) -> Vec<Case> {
-    let norms = resnet50v2::norms(size, batch);
     let mut list = Vec::new();
-    // Forward passes do not care whether the gradient is added to another.
-    let forward = resnet50v2::merged(
-        &norms,
-        |a, b| (a.rows, a.c) == (b.rows, b.c),
-        |a, b| (a.name, a.count) = (format!("{}, {}", a.name, b.name), a.count + b.count),
-    );
+    let forward = resnet50v2::distinct_norms(size, batch, false);
     list.extend(forward.iter().map(|norm| statistics_case::<T>(norm, dtype)));
     list.extend(forward.iter().map(|norm| normalize_case::<T>(norm, dtype, false)));
     // The kernel can add a shortcut; the network does so in the convolution before.
     list.extend(forward.iter().take(1).map(|norm| normalize_case::<T>(norm, dtype, true)));
-    list.extend(norms.iter().map(|norm| backward_case::<T>(norm, dtype)));
+    let backward = resnet50v2::distinct_norms(size, batch, true);
+    list.extend(backward.iter().map(|norm| backward_case::<T>(norm, dtype)));
     for pool in resnet50v2::pools(size, batch) {
         list.extend([max_case::<T>(&pool, dtype), max_backward_case::<T>(&pool, dtype)]);
     }
@@ -194,9 +189,7 @@ fn backward<T: Float>(rig: &Rig, copies: usize, rows: usize, c: usize, adds: boo
             let gradients = Gradients { dx: Some(dx), dresidual: None, accumulate: adds, dgamma, dbeta };
             let (kernels, tables, of) = (&rig.kernels, tables(buffers), Statistics::OfBatch);
             let inputs = (&*x, &*dy);
-            Ok(cuda::backward(
-                kernels, (rows, c), inputs, &tables, none, true, of, gradients, workspace, &rig.stream,
-            )?)
+            Ok(cuda::backward(kernels, (rows, c), inputs, &tables, none, true, of, gradients, workspace, &rig.stream)?)
         },
         move |rig, ((_, _, dx), _, (dgamma, dbeta), _)| {
             let [mean, inv_std, gamma, beta] = &host;

@@ -117,9 +117,8 @@ impl Data {
 
     fn swa_update(&self, rig: &Rig, copies: usize) -> Runs {
         let (w, average, spans) = (random(self.elems, 1), random(self.elems, 2), self.spans.clone());
-        let set = || {
-            Ok((self.table(rig)?, rig.put(&[cuda::swa::SwaStep { n: 3.0 }])?, rig.put(&w)?, rig.put(&average)?))
-        };
+        let set =
+            || Ok((self.table(rig)?, rig.put(&[cuda::swa::SwaStep { n: 3.0 }])?, rig.put(&w)?, rig.put(&average)?));
         let (w, average) = (w.clone(), average.clone());
         Rotation::boxed(
             copies,
@@ -137,8 +136,7 @@ impl Data {
 
     fn swa_assign(&self, rig: &Rig, copies: usize) -> Runs {
         let (w, average, spans) = (random(self.elems, 1), random(self.elems, 2), self.spans.clone());
-        let set =
-            || Ok((self.table(rig)?, rig.put(&average)?, rig.put(&w)?, rig.zeros::<bf16>(self.elems)?));
+        let set = || Ok((self.table(rig)?, rig.put(&average)?, rig.put(&w)?, rig.zeros::<bf16>(self.elems)?));
         let (w, average) = (w.clone(), average.clone());
         Rotation::boxed(
             copies,

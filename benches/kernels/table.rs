@@ -1,0 +1,492 @@
+//! The table of counters that is kept in the repository.
+
+use crate::cases::{self, Case, Images, Units};
+use crate::counted::{self, Counters, least_us};
+use crate::floor::{EFFICIENCY, Floor, Fusion, GAP_US};
+use crate::rig::{Fallible, Rig};
+use crate::roofline::{A100, H100, Profile};
+use crate::step::{self, PRECISIONS};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use warpsmith_emulator::Launch;
+
+/// What a case's launches are at most, where memory is the limit: sectors, of the compulsory bytes.
+pub const MOST_BYTES: f64 = 1.05;
+/// Wavefronts of shared memory in kernels on tensor cores, of the number without bank conflicts.
+pub const MOST_WAVEFRONTS: f64 = 1.05;
+
+const NOTE: &str = "*Predicted from counters, not measured on a GPU.*";
+
+/// A table in markdown, its columns as wide as they must be; the first is text, the others are numbers.
+struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(header: &[&str]) -> Table {
+        Table { rows: vec![header.iter().map(|cell| cell.to_string()).collect()] }
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    fn text(&self) -> String {
+        let columns = self.rows[0].len();
+        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = String::new();
+        for (i, row) in self.rows.iter().enumerate() {
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let _ = if column == 0 { write!(text, "| {cell:<width$} ") } else { write!(text, "| {cell:>width$} ") };
+            }
+            text += "|\n";
+            if i == 0 {
+                for (column, &width) in widths.iter().enumerate() {
+                    text += &if column == 0 {
+                        format!("|{:-<1$}", "", width + 2)
+                    } else {
+                        format!("|{:-<1$}:", "", width + 1)
+                    };
+                }
+                text += "|\n";
+            }
+        }
+        text
+    }
+}
+
+/// What ptxas makes of a kernel.
+struct Resources {
+    registers: [u32; 2],
+    shared: u32,
+}
+
+/// `kernels/resources.txt`, of sm_80 and sm_90.
+fn resources(kernels: &Path) -> Fallible<BTreeMap<String, Resources>> {
+    let path = kernels.join("resources.txt");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut found = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split_whitespace();
+        let kernel = words.next().unwrap_or_default().to_string();
+        let numbers: Vec<u32> = words.map(str::parse).collect::<Result<_, _>>().map_err(|e| format!("{line}: {e}"))?;
+        match numbers[..] {
+            [first, shared, _, _, second, ..] => {
+                found.insert(kernel, Resources { registers: [first, second], shared });
+            }
+            _ => return Err(format!("{}: `{line}` has no numbers for two architectures", path.display()).into()),
+        }
+    }
+    Ok(found)
+}
+
+/// Shares of the main loops that multiply, from `kernels/machine_code.txt`.
+fn shares(kernels: &Path) -> Fallible<BTreeMap<String, [String; 2]>> {
+    let path = kernels.join("machine_code.txt");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut found = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let kernel = line.split_whitespace().next().unwrap_or_default().to_string();
+        let percents: Vec<&str> = line.split_whitespace().filter_map(|word| word.strip_suffix('%')).collect();
+        match percents[..] {
+            [first, second] => found.insert(kernel, [first, second].map(|share| format!("{share} %"))),
+            _ => return Err(format!("{}: `{line}` has no two shares", path.display()).into()),
+        };
+    }
+    Ok(found)
+}
+
+fn mb(bytes: u64) -> String {
+    format!("{:.2}", bytes as f64 * 1e-6)
+}
+
+fn us((resource, us): (&str, f64)) -> String {
+    format!("{us:.1} {resource}")
+}
+
+fn or_dash(value: Option<f64>, digits: usize) -> String {
+    value.map_or("-".into(), |value| format!("{value:.digits$}"))
+}
+
+/// A case with its launches.
+struct Counted {
+    case: Case,
+    launches: Vec<Launch>,
+}
+
+impl Counted {
+    fn counters(&self) -> Counters<'_> {
+        Counters(&self.launches)
+    }
+
+    fn of_compulsory(&self) -> f64 {
+        self.counters().unique_bytes() as f64 / self.case.bytes as f64
+    }
+
+    fn times(&self) -> String {
+        if self.case.count == 0 { "-".into() } else { self.case.count.to_string() }
+    }
+
+    /// The tile and the parts of a convolution, from the kernel's name and its grid.
+    fn tile(&self) -> String {
+        let main = &self.launches[0];
+        let tile =
+            main.kernel.split('_').find(|word| word.contains('x') && word.starts_with(|c: char| c.is_ascii_digit()));
+        let tile = tile.unwrap_or(if main.kernel.contains("guarded") { "guarded" } else { "" });
+        let parts = if self.launches.len() > 1 { format!(" /{}", main.grid[1]) } else { String::new() };
+        format!("{tile}{parts}")
+    }
+}
+
+/// Whether a case is one of the products.
+fn is_product(case: &Case) -> bool {
+    case.units != Units::Memory
+}
+
+fn products(text: &mut String, counted: &[Counted]) {
+    let mut groups: Vec<(&str, &str)> = Vec::new();
+    for c in counted.iter().filter(|c| is_product(&c.case)) {
+        let group = (c.case.op, c.case.dtype);
+        if !groups.contains(&group) && c.case.op.starts_with("conv2d") {
+            groups.push(group);
+        }
+    }
+    groups.sort_by_key(|(op, dtype)| {
+        (["bf16", "tf32", "f32"].iter().position(|d| d == dtype), *op != "conv2d_fprop", *op)
+    });
+    let mut write = |title: String, of: &dyn Fn(&Case) -> bool| {
+        let mut table = Table::new(&[
+            "layer",
+            "x",
+            "GFLOP",
+            "tile",
+            "asked MB",
+            "unique MB",
+            "of min",
+            "sectors",
+            "shared",
+            "instr/mma",
+            "A100 us",
+            "H100 us",
+        ]);
+        for c in counted.iter().filter(|c| is_product(&c.case) && of(&c.case)) {
+            let counters = c.counters();
+            table.row(vec![
+                c.case.name.clone(),
+                c.times(),
+                format!("{:.2}", c.case.flops as f64 * 1e-9),
+                c.tile(),
+                mb(counters.requested_bytes()),
+                mb(counters.unique_bytes()),
+                format!("{:.2}", c.of_compulsory()),
+                format!("{:.1}", counters.sectors_per_request()),
+                format!("{:.2}", counters.wavefronts()),
+                or_dash(counters.instructions_per_mma(), 1),
+                us(least_us(&c.launches, &A100)),
+                us(least_us(&c.launches, &H100)),
+            ]);
+        }
+        let _ = write!(text, "\n### {title}\n\n{}", table.text());
+    };
+    for (op, dtype) in groups {
+        write(format!("{op}, {dtype}"), &|case| (case.op, case.dtype) == (op, dtype));
+    }
+    write("Other products".into(), &|case| !case.op.starts_with("conv2d"));
+}
+
+fn memory_bound(text: &mut String, counted: &[Counted]) {
+    for (title, dtype) in [("bf16", "bf16"), ("f32", "f32"), ("u8", "u8")] {
+        let mut table = Table::new(&[
+            "kernel and layer",
+            "x",
+            "launches",
+            "asked MB",
+            "unique MB",
+            "of min",
+            "sectors",
+            "used",
+            "A100 us",
+            "H100 us",
+        ]);
+        for c in counted.iter().filter(|c| !is_product(&c.case) && c.case.dtype == dtype) {
+            let counters = c.counters();
+            table.row(vec![
+                format!("{}: {}", c.case.op, c.case.name),
+                c.times(),
+                c.launches.len().to_string(),
+                mb(counters.requested_bytes()),
+                mb(counters.unique_bytes()),
+                format!("{:.2}", c.of_compulsory()),
+                format!("{:.1}", counters.sectors_per_request()),
+                format!("{:.0} %", 100.0 * counters.used().min(1.0)),
+                us(least_us(&c.launches, &A100)),
+                us(least_us(&c.launches, &H100)),
+            ]);
+        }
+        let _ = write!(text, "\n### {title}\n\n{}", table.text());
+    }
+}
+
+/// Every kernel that a case launched: what the compiler made of it, and how many fit a multiprocessor.
+fn kernels(text: &mut String, counted: &[Counted], folder: &Path) -> Fallible<()> {
+    let (resources, shares) = (resources(folder)?, shares(folder)?);
+    let mut launched: BTreeMap<&str, &Launch> = BTreeMap::new();
+    for launch in counted.iter().flat_map(|c| &c.launches) {
+        let known = launched.entry(&launch.kernel).or_insert(launch);
+        // Dynamic shared memory differs between launches of a pipeline: the most is what limits.
+        if launch.dynamic_shared > known.dynamic_shared {
+            *known = launch;
+        }
+    }
+    let mut table = Table::new(&[
+        "kernel",
+        "threads",
+        "registers A100",
+        "H100",
+        "shared KiB",
+        "occupancy A100",
+        "H100",
+        "MMA share A100",
+        "H100",
+    ]);
+    for (kernel, launch) in launched {
+        let resources = resources.get(kernel).ok_or_else(|| format!("kernels/resources.txt lacks {kernel}"))?;
+        let threads = launch.block.iter().product();
+        let shared = launch.dynamic_shared + resources.shared;
+        let occupancy =
+            |device: &Profile, registers| format!("{:.0} %", 100.0 * device.occupancy(threads, registers, shared));
+        let [first, second] = shares.get(kernel).cloned().unwrap_or(["-".into(), "-".into()]);
+        let [on_a100, on_h100] = resources.registers;
+        table.row(vec![
+            kernel.to_string(),
+            threads.to_string(),
+            on_a100.to_string(),
+            on_h100.to_string(),
+            format!("{:.1}", f64::from(shared) / 1024.0),
+            occupancy(&A100, on_a100),
+            occupancy(&H100, on_h100),
+            first,
+            second,
+        ]);
+    }
+    *text += "\n";
+    *text += &table.text();
+    Ok(())
+}
+
+/// One step, by kernel.
+fn step_table(
+    text: &mut String,
+    images: Images,
+    (name, precision, units): (&str, warpsmith::device::Precision, Units),
+) -> Fallible<()> {
+    let launches = step::launches(images, precision)?;
+    let mut by_kernel: BTreeMap<&str, Vec<&Launch>> = BTreeMap::new();
+    for launch in &launches {
+        by_kernel.entry(&launch.kernel).or_default().push(launch);
+    }
+    struct Row {
+        kernel: String,
+        launches: usize,
+        unique: u64,
+        least: [f64; 2],
+        limits: [String; 2],
+    }
+    let row = |(kernel, of): (&str, Vec<&Launch>)| {
+        let unique = of.iter().map(|l| l.get("unique_read_bytes") + l.get("unique_write_bytes")).sum();
+        let both = [A100, H100].map(|device| {
+            let mut by_resource: BTreeMap<&str, f64> = BTreeMap::new();
+            for launch in &of {
+                let (resource, us) = device.bound(launch, &A100);
+                *by_resource.entry(resource).or_default() += us;
+            }
+            let most =
+                by_resource.iter().fold(("none", 0.0), |most, (&r, &us)| if us > most.1 { (r, us) } else { most });
+            (by_resource.values().sum::<f64>(), most.0.to_string())
+        });
+        let [(a100, on_a100), (h100, on_h100)] = both;
+        Row { kernel: kernel.into(), launches: of.len(), unique, least: [a100, h100], limits: [on_a100, on_h100] }
+    };
+    let mut rows: Vec<Row> = by_kernel.into_iter().map(row).collect();
+    rows.sort_by(|a, b| b.least[0].total_cmp(&a.least[0]));
+    let total = |i: usize| rows.iter().map(|row| row.least[i]).sum::<f64>();
+    let (sums, unique) = ([total(0), total(1)], rows.iter().map(|row| row.unique).sum::<u64>());
+
+    let mut table =
+        Table::new(&["kernel", "launches", "unique MB", "A100 us", "share", "limit", "H100 us", "share", "limit"]);
+    for row in &rows {
+        let [a100, h100] =
+            [0, 1].map(|i| (format!("{:.1}", row.least[i]), format!("{:.1} %", 100.0 * row.least[i] / sums[i])));
+        table.row(vec![
+            row.kernel.clone(),
+            row.launches.to_string(),
+            mb(row.unique),
+            a100.0,
+            a100.1,
+            row.limits[0].clone(),
+            h100.0,
+            h100.1,
+            row.limits[1].clone(),
+        ]);
+    }
+    let all = launches.len();
+    table.row(vec![
+        "all".into(),
+        all.to_string(),
+        mb(unique),
+        format!("{:.1}", sums[0]),
+        "100 %".into(),
+        "".into(),
+        format!("{:.1}", sums[1]),
+        "100 %".into(),
+        "".into(),
+    ]);
+    let _ = write!(text, "\n### {name}\n\n{}\n", table.text());
+
+    let mut table =
+        Table::new(&["", "kernels", "GB", "A100 serial ms", "A100 tiled ms", "H100 serial ms", "H100 tiled ms"]);
+    for (what, fusion) in [
+        ("floor, nothing fused", Fusion::None),
+        ("floor, batch norm with ReLU", Fusion::NormRelu),
+        ("floor, all of it fused", Fusion::Full),
+    ] {
+        let [a100, h100] = [A100, H100].map(|device| Floor::new(images, &device, units, fusion));
+        table.row(vec![
+            what.into(),
+            a100.kernels.to_string(),
+            format!("{:.2}", a100.gigabytes),
+            format!("{:.2}", a100.serial_ms),
+            format!("{:.2}", a100.tiled_ms),
+            format!("{:.2}", h100.serial_ms),
+            format!("{:.2}", h100.tiled_ms),
+        ]);
+    }
+    let gaps = all as f64 * GAP_US;
+    table.row(vec![
+        "least of these kernels".into(),
+        all.to_string(),
+        format!("{:.2}", unique as f64 * 1e-9),
+        format!("{:.2}", sums[0] * 1e-3),
+        format!("{:.2}", (sums[0] + gaps) * 1e-3),
+        format!("{:.2}", sums[1] * 1e-3),
+        format!("{:.2}", (sums[1] + gaps) * 1e-3),
+    ]);
+    *text += &table.text();
+    Ok(())
+}
+
+/// Cases that miss what the kernels are asked for.
+fn misses(counted: &[Counted]) -> Vec<String> {
+    let mut list = Vec::new();
+    for c in counted {
+        let (counters, id) = (c.counters(), c.case.id());
+        if !is_product(&c.case) && c.of_compulsory() > MOST_BYTES {
+            list.push(format!("{id}: unique bytes {:.3} of the compulsory ones", c.of_compulsory()));
+        }
+        if !is_product(&c.case) && counters.used() < 1.0 / MOST_BYTES {
+            list.push(format!("{id}: {:.0} % of the bytes of its sectors are asked for", 100.0 * counters.used()));
+        }
+        if counters.instructions_per_mma().is_some() && counters.wavefronts() > MOST_WAVEFRONTS {
+            list.push(format!("{id}: {:.3} wavefronts for one without conflicts", counters.wavefronts()));
+        }
+    }
+    list
+}
+
+/// Counters under one profile, converted to another, are those that the emulator gives under the other.
+fn check_conversion(rig: &Rig, case: &Case) -> Fallible<()> {
+    let on_a100 = counted::count(rig, case)?;
+    warpsmith_emulator::configure("profile", H100.key)?;
+    let on_h100 = counted::count(rig, case);
+    warpsmith_emulator::configure("profile", A100.key)?;
+    for (a, h) in on_a100.iter().zip(&on_h100?) {
+        for (name, us) in H100.bounds(a, &A100) {
+            let said = h.bounds_us.get(&name).copied().unwrap_or(0.0);
+            // The report has six digits behind the point.
+            if (us - said).abs() > 1e-4 * said + 2e-6 {
+                return Err(format!("{}: {name} takes {said} us on an H100, converted {us}", a.kernel).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A hash of the PTX, so that a reader can tell which kernels were counted.
+fn ptx_hash() -> u64 {
+    let bytes = warpsmith::cuda::ptx().iter().flat_map(|(_, text)| text.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// Counts all cases and three training steps, and writes the table.
+pub fn write(path: &Path, images: Images) -> Fallible<()> {
+    counted::install()?;
+    let rig = Rig::new()?;
+    let mut counted: Vec<Counted> = Vec::new();
+    for case in cases::all(images) {
+        println!("{}", case.id());
+        if ["conv2d_fprop/bf16/s4.c1", "conv2d_wgrad/f32/s4.c1a", "batch_norm_backward_relu/f32/post"]
+            .contains(&&case.id()[..])
+        {
+            check_conversion(&rig, &case)?;
+        }
+        let launches = counted::count(&rig, &case)?;
+        counted.push(Counted { case, launches });
+    }
+    let Images { size, batch } = images;
+    let mut text = format!(
+        "# What the kernels do, counted\n\n\
+         {NOTE} Written by `cargo bench --bench kernels -- --table kernels/COUNTERS.md` from the launches of the PTX with the \
+         hash {:016x} on the emulator, ResNet50V2 at {size}x{size}, batch {batch}. Every result was first compared with the \
+         CPU's. The same kernels give the same file.\n\n\
+         - **x**: layers of the network that have this problem. **asked**: bytes that loads and stores of all lanes ask \
+         for. **unique**: sectors of 32 bytes that a launch touches, each once, summed over the launches. **of min**: \
+         unique bytes, of the compulsory ones: every operand and every result once per kernel.\n\
+         - **sectors**: of a warp's access to global memory, loads and stores; 16 where every lane moves 16 bytes beside \
+         its neighbour's. **used**: bytes asked for, of the bytes of those sectors. **shared**: wavefronts of shared memory \
+         for one that a layout without bank conflicts takes. **instr/mma**: instructions of warps, for one product on \
+         tensor cores.\n\
+         - **tile**: rows and columns, and behind the stroke in how many parts the depth is cut, each of which a second \
+         kernel adds. The guarded kernels take any shape.\n\
+         - **A100 us, H100 us**: what the slowest resource takes at least, and which it is: memory (unique bytes), tensor \
+         cores, shared memory, instruction issue, integer, f32, f64, special functions, shuffles. Sums over launches. A GPU \
+         takes longer: latency, caches and the tail of a grid have no counter.\n\
+         - **occupancy**: share of a multiprocessor's warps that are resident. **MMA share**: of the instructions of the \
+         main loop (`machine_code.txt`).\n",
+        ptx_hash()
+    );
+    text += "\n## Products\n";
+    products(&mut text, &counted);
+    text += "\n## Kernels that memory limits\n";
+    memory_bound(&mut text, &counted);
+    text += "\n## Registers, shared memory, occupancy\n";
+    kernels(&mut text, &counted, path.parent().unwrap_or(Path::new(".")))?;
+    let _ = write!(
+        text,
+        "\n## A training step\n\n\
+         {NOTE} Forward, backward and Adam through the library's own device, every launch counted.\n\n\
+         The floor below each is physics and no program: of every kernel the larger of its operations at the peak and its \
+         compulsory bytes at the memory's rate, one behind the other (serial); and the same with products in the best of six \
+         tiles from 64x64 to 256x128 and splits of the depth up to 16, in whole waves of blocks at {:.0} % of the peak, with \
+         {GAP_US} us between two kernels (tiled). Peaks in TFLOP/s: A100 312 bf16, 156 tf32, 19.5 f32, 2.04 TB/s; H100 989, \
+         495, 67, 3.35 TB/s. Operations count padding; what fits L2 counts as memory too. *All of it fused*: sums of the batch \
+         norm in epilogues, its result computed where it is loaded, the residual sum in an epilogue. The last line is the sum \
+         above, serial, and with the same gaps (tiled).\n",
+        100.0 * EFFICIENCY
+    );
+    for precision in PRECISIONS {
+        println!("training step, {}", precision.0);
+        step_table(&mut text, images, precision)?;
+    }
+    let misses = misses(&counted);
+    text += "\n## What misses its bar\n\n\
+        Kernels on tensor cores: at most 1.05 wavefronts for one without conflicts. Kernels that memory limits: unique bytes \
+        at most 1.05 of the compulsory ones, and as many bytes asked for as their sectors hold (at least 95 %).\n\n";
+    text += &misses.iter().map(|miss| format!("- {miss}\n")).collect::<String>();
+    if misses.is_empty() {
+        text += "Nothing.\n";
+    }
+    std::fs::write(path, text).map_err(|e| format!("writing {}: {e}", path.display()))?;
+    Ok(())
+}
