@@ -11,6 +11,7 @@ mod common;
 #[path = "../common/resnet50v2.rs"]
 mod resnet50v2;
 
+mod bars;
 mod cases;
 mod counted;
 mod floor;
@@ -41,7 +42,7 @@ struct Options {
     /// Where the results are written.
     #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels.json"))]
     json: PathBuf,
-    /// Writes the table of counters of all cases to this file, and does nothing else.
+    /// Writes the table of the cases' counters to this file, with three counted training steps, and does nothing else.
     #[arg(long)]
     table: Option<PathBuf>,
     /// Prints the names of the chosen cases and stops.
@@ -79,14 +80,14 @@ fn run(options: &Options) -> Fallible<()> {
         return Err("--size is at least 32, --batch at least 1".into());
     }
     let images = Images { size: options.size, batch: options.batch };
-    if let Some(path) = &options.table {
-        table::write(path, images)?;
-        println!("written: {}", path.display());
-        return Ok(());
-    }
     let cases: Vec<Case> = cases::all(images).into_iter().filter(chosen).collect();
     if cases.is_empty() {
         return Err(format!("no case holds {:?} in its name; --list prints all", options.filters).into());
+    }
+    if let Some(path) = &options.table {
+        table::write(path, images, cases)?;
+        println!("written: {}", path.display());
+        return Ok(());
     }
     if options.list {
         cases.iter().for_each(|case| println!("{:<60} {}", case.id(), case.problem));

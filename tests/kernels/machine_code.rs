@@ -83,11 +83,10 @@ fn instruction(line: &str) -> Option<Instruction<'_>> {
     let (address, rest) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
     let address = u64::from_str_radix(address, 16).ok()?;
     let mut words = rest.trim_start().trim_start_matches('{').split_whitespace().peekable();
-    // An instruction that is never executed is padding.
-    if words.next_if(|word| word.starts_with('@')) == Some("@!PT") {
-        return None;
-    }
+    // What is never executed is padding, which takes its turn all the same.
+    let is_padding = words.next_if(|word| word.starts_with('@')) == Some("@!PT");
     let opcode = words.next()?.trim_end_matches(';');
+    let opcode = if is_padding { "NOP" } else { opcode };
     let target = rest.split_once("(.L_x_").map(|(_, label)| label.split(')').next().unwrap_or_default());
     Some(Instruction { address, opcode, target: target.filter(|_| opcode.starts_with("BRA")) })
 }
@@ -141,7 +140,9 @@ fn nvdisasm(nvcc: &Path) -> Option<PathBuf> {
 /// The main loops of a PTX file, remembered in the target folder as rows of the table.
 fn disassemble(tools: [&Path; 2], versions: &str, (name, text): (&str, &str), architecture: &str) -> Table {
     let mut hash = nvcc::Hash::EMPTY;
-    [versions, architecture, text].iter().for_each(|text| hash.add(text.as_bytes()));
+    // This file too: what it reads out of a listing is what is remembered.
+    let reader = include_str!("machine_code.rs");
+    [versions, architecture, text, reader].iter().for_each(|text| hash.add(text.as_bytes()));
     let key = format!("# {:016x}\n", hash.0);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("machine_code");
     fs::create_dir_all(&folder).unwrap();
@@ -299,11 +300,11 @@ fn what_nvdisasm_says_is_read() {
         .L_x_3:\n        \
         /*0000*/                   LDG.E R1, [R2.64] ;\n        \
         /*0010*/                   BRA `(.L_x_3);\n";
-    let inner = Loop { instructions: 3, mma: 1, integer: 1, ..Loop::default() };
+    let inner = Loop { instructions: 4, mma: 1, integer: 1, ..Loop::default() };
     assert_eq!(read(listing), BTreeMap::from([("product_bf16".to_string(), inner)]));
     // A loop with far fewer products is not the main one.
     let more = listing.replace("LDS.128 R4, [R3]", "HMMA.16816.F32.BF16 R8, R8, R12, R8");
-    let outer = Loop { instructions: 9, mma: 3, copies: [2, 1], matrices: [1, 1], integer: 1, ..Loop::default() };
+    let outer = Loop { instructions: 10, mma: 3, copies: [2, 1], matrices: [1, 1], integer: 1, ..Loop::default() };
     assert_eq!(read(&more)["product_bf16"], outer);
     let table = Table::from([("product_bf16".to_string(), vec![inner, outer])]);
     assert_eq!(parse(&print("13.0.88", &table)), table);
