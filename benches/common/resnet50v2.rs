@@ -9,8 +9,8 @@ const STAGES: [(u32, u32); 4] = [(64, 3), (128, 4), (256, 6), (512, 3)];
 /// Features behind the global average pool.
 pub const FEATURES: u32 = 2048;
 
-/// A convolution: `s2.c1a` is the first convolution of the first block of stage 2, `c1` that of its other blocks, `sc` the
-/// shortcut, `c2_s2` the strided one of the last block, `c3_end` the one behind that.
+/// A convolution: `s2.c1a` is the first convolution of the first block of stage 2, `c1` that of its other blocks, `sc`
+/// the shortcut, `c2_s2` the strided one of the last block, `c3_end` the one behind that.
 #[derive(Debug, Clone)]
 pub struct Convolution {
     pub name: String,

@@ -1,6 +1,6 @@
 //! Without a GPU: what the emulator counts of each case.
 
-use crate::cases::Case;
+use crate::cases::{Case, name_width};
 use crate::rig::{Fallible, Rig};
 use crate::roofline::{A100, H100};
 use serde_json::{Value, json};
@@ -90,9 +90,10 @@ pub fn least_us(launches: &[Launch], device: &crate::roofline::Profile) -> (&'st
 pub fn print(cases: &[Case]) -> Fallible<Value> {
     install()?;
     let rig = Rig::new()?;
+    let width = name_width(cases);
     println!(
         "\nleast us: what the slowest resource takes at least, predicted from counters, not measured on a GPU\n\n\
-         {:<52} {:>8} {:>10} {:>10} {:>7} {:>8} {:>8} {:>6} {:>18} {:>18}",
+         {:<width$} {:>8} {:>10} {:>10} {:>7} {:>8} {:>8} {:>6} {:>18} {:>18}",
         "case",
         "launches",
         "asked MB",
@@ -115,7 +116,7 @@ pub fn print(cases: &[Case]) -> Fallible<Value> {
             format!("{us:.2} {resource}")
         });
         println!(
-            "{:<52} {:>8} {:>10} {:>10} {:>7.3} {:>8.2} {:>8} {:>6} {a100:>18} {h100:>18}",
+            "{:<width$} {:>8} {:>10} {:>10} {:>7.3} {:>8.2} {:>8} {:>6} {a100:>18} {h100:>18}",
             case.id(),
             launches.len(),
             mb(counters.requested_bytes()),

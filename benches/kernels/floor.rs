@@ -7,7 +7,7 @@ use crate::roofline::Profile;
 use warpsmith::cuda::conv2d::Pass;
 
 /// Share of the peak that a tile computes at, for the tiled floor.
-pub const EFFICIENCY: f64 = 0.8;
+const EFFICIENCY: f64 = 0.8;
 /// Microseconds from one kernel to the next, for the tiled floor.
 pub const GAP_US: f64 = 1.5;
 const CLASSES: usize = 10;

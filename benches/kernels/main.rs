@@ -1,8 +1,8 @@
-//! Every kernel over the problems of ResNet50V2: `cargo bench --bench kernels -- [PART OF A NAME] [--size 72 --batch 128]`.
+//! Every kernel over the problems of ResNet50V2: `cargo bench --bench kernels -- [PART OF A NAME] [--batch 128]`.
 //!
-//! Each case is first compared with its CPU twin. On a GPU it is then timed by device events, and its rates stand beside
-//! the peaks of the device. Without one nothing is timed: the emulator's counters are printed instead, with the time that
-//! the slowest resource of an A100 and of an H100 takes at least. Both write JSON (`--json FILE`).
+//! Each case is first compared with its CPU twin. On a GPU it is then timed by device events, and its rates stand
+//! beside the peaks of the device. Without one nothing is timed: the emulator's counters are printed instead, with the
+//! time that the slowest resource of an A100 and of an H100 takes at least. Both write JSON (`--json FILE`).
 //!
 //! `--table kernels/COUNTERS.md` writes the table that is kept in the repository, from counters alone.
 
@@ -45,6 +45,12 @@ struct Options {
     /// Writes the table of the cases' counters to this file, with three counted training steps, and does nothing else.
     #[arg(long)]
     table: Option<PathBuf>,
+    /// Where the parts of that table are kept, so that an interrupted run goes on.
+    #[arg(long, default_value = concat!(env!("CARGO_TARGET_TMPDIR"), "/counters"))]
+    parts: PathBuf,
+    /// Counts the launches of a training step in this precision (bf16, tf32, f32), on the emulator.
+    #[arg(long, conflicts_with = "table")]
+    step: Option<String>,
     /// Prints the names of the chosen cases and stops.
     #[arg(long)]
     list: bool,
@@ -85,7 +91,7 @@ fn run(options: &Options) -> Fallible<()> {
         return Err(format!("no case holds {:?} in its name; --list prints all", options.filters).into());
     }
     if let Some(path) = &options.table {
-        table::write(path, images, cases)?;
+        table::write(path, images, cases, &options.parts)?;
         println!("written: {}", path.display());
         return Ok(());
     }
@@ -93,13 +99,15 @@ fn run(options: &Options) -> Fallible<()> {
         cases.iter().for_each(|case| println!("{:<60} {}", case.id(), case.problem));
         return Ok(());
     }
-    let results = match no_gpu() {
-        Some(reason) => {
+    let mut results = match (no_gpu(), &options.step) {
+        (_, Some(precision)) => step::count(images, precision)?,
+        (Some(reason), None) => {
             println!("No GPU to measure on ({reason}): these are counters of the emulator, and no times of a GPU.");
             counted::print(&cases)?
         }
-        None => measured::measure(&cases, options)?,
+        (None, None) => measured::measure(&cases, options)?,
     };
+    results["made_from"] = table::made_from(images);
     let mut text = serde_json::to_string_pretty(&results)?;
     text.push('\n');
     std::fs::write(&options.json, text).map_err(|e| format!("writing {}: {e}", options.json.display()))?;

@@ -1,7 +1,10 @@
 //! On a GPU: times by device events, beside the peaks of the device.
+//!
+//! A time is that of a call among many, queued one behind the other: where kernels are shorter than their launches take
+//! on the host, it is the host's.
 
 use crate::Options;
-use crate::cases::Case;
+use crate::cases::{Case, name_width};
 use crate::rig::{Fallible, Rig, Run};
 use crate::roofline::Peaks;
 use criterion::Criterion;
@@ -10,6 +13,8 @@ use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::time::Duration;
 
+/// Samples of a case.
+const SAMPLES: usize = 20;
 /// Sets of buffers at most, and what they may take together.
 const COPIES: usize = 64;
 const MEMORY_BYTES: usize = 4 << 30;
@@ -45,7 +50,7 @@ pub fn measure(cases: &[Case], options: &Options) -> Fallible<Value> {
         known(peaks.bf16_gflops, "GFLOP/s"),
     );
     let mut criterion = Criterion::default()
-        .sample_size(20)
+        .sample_size(SAMPLES)
         .warm_up_time(Duration::from_secs_f64(0.3))
         .measurement_time(Duration::from_secs_f64(options.seconds))
         .without_plots();
@@ -54,6 +59,7 @@ pub fn measure(cases: &[Case], options: &Options) -> Fallible<Value> {
         None => criterion.save_baseline(options.save_baseline.clone()),
     };
     let mut results = Vec::new();
+    let width = name_width(cases);
     for case in cases {
         let copies = copies(case, &peaks);
         let mut run = case.prepare(&rig, copies)?;
@@ -78,14 +84,16 @@ pub fn measure(cases: &[Case], options: &Options) -> Fallible<Value> {
         if let Some(error) = failure.into_inner() {
             return Err(format!("{}: {error}", case.id()).into());
         }
+        // The first are criterion's warm-up.
         let mut samples = samples.into_inner();
+        samples.drain(..samples.len().saturating_sub(SAMPLES));
         samples.sort_by(f64::total_cmp);
         let seconds = samples.get(samples.len() / 2).copied().ok_or("criterion took no sample")?;
         let (gflops, gbs) = (case.flops as f64 / seconds * 1e-9, case.bytes as f64 / seconds * 1e-9);
         let floor = peaks.floor(case.units, case.flops, case.bytes);
         let share = floor.map_or("peak not known".into(), |floor| format!("{:.1} %", 100.0 * floor / seconds));
         println!(
-            "{:<52} {:>10.2} us {gflops:>9.0} GFLOP/s {gbs:>8.1} GB/s (compulsory)  roofline {share}",
+            "{:<width$} {:>10.2} us {gflops:>9.0} GFLOP/s {gbs:>8.1} GB/s (compulsory)  roofline {share}",
             case.id(),
             seconds * 1e6,
         );

@@ -6,8 +6,8 @@ use cudarc::driver::sys::CUdevice_attribute_enum as Attribute;
 use std::collections::BTreeMap;
 use warpsmith_emulator::Launch;
 
-/// Rates of a device: the published dense peaks of the SXM boards, and per multiprocessor and clock those of the table of
-/// arithmetic throughput in the CUDA C++ Programming Guide. The emulator's profiles are the same.
+/// Rates of a device: the published dense peaks of the SXM boards, and per multiprocessor and clock those of the table
+/// of arithmetic throughput in the CUDA C++ Programming Guide. The emulator's profiles are the same.
 #[derive(Debug, Clone, Copy)]
 pub struct Profile {
     /// The emulator's name of it.
@@ -84,8 +84,8 @@ impl Profile {
         }
     }
 
-    /// The bounds of a launch that was counted under `counted`, in microseconds by resource: the work is the same, and only
-    /// the rates differ.
+    /// The bounds of a launch that was counted under `counted`, in microseconds by resource: the work is the same, and
+    /// only the rates differ.
     pub fn bounds(&self, launch: &Launch, counted: &Profile) -> BTreeMap<String, f64> {
         let blocks = launch.get("blocks").max(1) as f64;
         let busy = |profile: &Profile| blocks.min(f64::from(profile.multiprocessors));
@@ -165,8 +165,8 @@ impl Peaks {
         let major = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR).unwrap_or(0.0) as u32;
         let minor = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR).unwrap_or(0.0) as u32;
         let gflops = |per_clock: Option<f64>| clocks.zip(per_clock).map(|(clocks, flops)| clocks * flops * 1e-9);
-        // FLOP of a multiprocessor per clock. Boards of 8.6, 8.9 and 12.0 differ in how fast their tensor cores are with f32
-        // sums, which no attribute tells.
+        // FLOP of a multiprocessor per clock. Boards of 8.6, 8.9 and 12.0 differ in how fast their tensor cores are
+        // with f32 sums, which no attribute tells.
         let (f32s, tf32, bf16) = match (major, minor) {
             (8, 0) => (Some(128.0), Some(1024.0), Some(2048.0)),
             (8, _) => (Some(256.0), None, None),

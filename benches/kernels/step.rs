@@ -3,6 +3,8 @@
 use crate::cases::{Images, Units};
 use crate::counted;
 use crate::rig::Fallible;
+use crate::roofline::A100;
+use serde_json::{Value, json};
 use warpsmith::device::{CudaOptions, Precision};
 use warpsmith::nn::{Forward, Head, ParamsBuilder, ResNet50V2};
 use warpsmith::optim::{Adam, AdamConfig};
@@ -19,8 +21,15 @@ pub const PRECISIONS: [(&str, Precision, Units); 3] = [
     ("f32", Precision::F32, Units::F32),
 ];
 
+/// The launches of a step in the precision of this name, as JSON.
+pub fn count(images: Images, name: &str) -> Fallible<Value> {
+    let known = PRECISIONS.iter().find(|(known, ..)| *known == name);
+    let (_, precision, _) = known.ok_or_else(|| format!("--step takes bf16, tf32 or f32, not `{name}`"))?;
+    Ok(json!({ "profile": A100.key, "launches": launches(images, *precision)? }))
+}
+
 /// Every launch of a step: gradients cleared, forward, backward, Adam.
-pub fn launches(images: Images, precision: Precision) -> Fallible<Vec<Launch>> {
+fn launches(images: Images, precision: Precision) -> Fallible<Vec<Launch>> {
     counted::install()?;
     let device = Device::cuda_with(CudaOptions { precision, ..CudaOptions::default() })?;
     let mut builder = ParamsBuilder::new();

@@ -1,18 +1,61 @@
 //! The table of counters that is kept in the repository.
 
 use crate::bars::{self, Bar};
-use crate::cases::{Case, Images, Units};
+use crate::cases::{self, Case, Images, Units};
 use crate::counted::{self, Counters, least_us};
-use crate::floor::{EFFICIENCY, Floor, Fusion, GAP_US};
+use crate::floor::{Floor, Fusion, GAP_US};
 use crate::rig::{Fallible, Rig};
 use crate::roofline::{A100, H100, Profile};
-use crate::step::{self, PRECISIONS};
+use crate::step::PRECISIONS;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use warpsmith_emulator::Launch;
 
 const NOTE: &str = "*Predicted from counters, not measured on a GPU.*";
+
+/// How the columns are to be read.
+const COLUMNS: &str = "
+- **x**: layers of the network that have this problem.
+- **asked MB**: bytes that loads and stores of all lanes ask for. **unique MB**: sectors of 32 bytes that a launch
+  touches, each once, summed over the launches. **of min**: unique bytes, of the compulsory ones: every operand and
+  every result once per kernel.
+- **sectors**: of a warp's access to global memory, loads and stores; 16 where every lane moves 16 bytes beside its
+  neighbour's. **used**: bytes asked for, of the bytes of those sectors.
+- **shared**: wavefronts of shared memory, for one that a layout without bank conflicts takes. **instr/mma**:
+  instructions of warps for one product on tensor cores.
+- **tile**: rows and columns, and behind the stroke in how many parts the depth is cut, which a second kernel adds. The
+  guarded kernels take any shape.
+- **A100 us, H100 us**: what the slowest resource takes at least, and which it is: memory (unique bytes), tensor cores,
+  shared memory, instruction issue, integer, f32 and f64 arithmetic, special functions, shuffles. Summed over the
+  launches. A GPU takes longer: latency, caches and the tail of a grid have no counter.
+- **occupancy**: share of a multiprocessor's warps that are resident. **MMA share**: of the instructions of the main
+  loop (`machine_code.txt`).
+";
+
+/// What the floors of a step assume.
+const FLOORS: &str = "
+Forward, backward and Adam through the library's own device, every launch counted. Below each stands the physical floor,
+which knows nothing of these kernels:
+
+- *serial*: of every kernel the larger of its operations at the peak and its compulsory bytes at the memory's rate, one
+  behind the other. Operations count padding; what fits L2 counts as memory too.
+- *tiled*: the same with products in the best of six tiles from 64x64 to 256x128 and of splits of the depth up to 16, in
+  whole waves of blocks at 80 % of the peak, and 1.5 us from one kernel to the next.
+- Peaks: A100 312 TFLOP/s in bf16, 156 in tf32, 19.5 in f32, 2.04 TB/s; H100 989, 495, 67 and 3.35.
+- *all of it fused*: sums of the batch norms in epilogues, their results computed where they are loaded, the residual
+  sum in an epilogue.
+
+*These kernels* are the sum above; tiled, with the same gaps between them.
+";
+
+/// The bars of bars.rs.
+const BARS: &str = "
+Kernels that memory limits: unique bytes at most 1.05 of the compulsory ones, and the sectors of all accesses hold at
+most 1.05 of the bytes asked for. Kernels on tensor cores: at most 1.05 wavefronts for one without bank conflicts.
+";
 
 /// A table in markdown, its columns as wide as they must be; the first is text, the others are numbers.
 struct Table {
@@ -303,14 +346,9 @@ fn kernels(
 }
 
 /// One step, by kernel.
-fn step_table(
-    text: &mut String,
-    images: Images,
-    (name, precision, units): (&str, warpsmith::device::Precision, Units),
-) -> Fallible<()> {
-    let launches = step::launches(images, precision)?;
+fn step_table(text: &mut String, images: Images, (name, units): (&str, Units), launches: &[Launch]) {
     let mut by_kernel: BTreeMap<&str, Vec<&Launch>> = BTreeMap::new();
-    for launch in &launches {
+    for launch in launches {
         by_kernel.entry(&launch.kernel).or_default().push(launch);
     }
     struct Row {
@@ -391,7 +429,7 @@ fn step_table(
     }
     let gaps = all as f64 * GAP_US;
     table.row(vec![
-        "least of these kernels".into(),
+        "these kernels".into(),
         all.to_string(),
         format!("{:.2}", unique as f64 * 1e-9),
         format!("{:.2}", sums[0] * 1e-3),
@@ -400,7 +438,6 @@ fn step_table(
         format!("{:.2}", (sums[1] + gaps) * 1e-3),
     ]);
     *text += &table.text();
-    Ok(())
 }
 
 /// Cases that miss what the kernels are asked for: of each op the problems, from the worst on.
@@ -420,22 +457,34 @@ fn misses(counted: &[Counted]) -> String {
     if text.is_empty() { "Nothing.\n".into() } else { text }
 }
 
-/// Counters under one profile, converted to another, are those that the emulator gives under the other.
-fn check_conversion(rig: &Rig, case: &Case) -> Fallible<()> {
-    let on_a100 = counted::count(rig, case)?;
-    warpsmith_emulator::configure("profile", H100.key)?;
-    let on_h100 = counted::count(rig, case);
-    warpsmith_emulator::configure("profile", A100.key)?;
-    for (a, h) in on_a100.iter().zip(&on_h100?) {
-        for (name, us) in H100.bounds(a, &A100) {
-            let said = h.bounds_us.get(&name).copied().unwrap_or(0.0);
-            // The report has six digits behind the point.
-            if (us - said).abs() > 1e-4 * said + 2e-6 {
-                return Err(format!("{}: {name} takes {said} us on an H100, converted {us}", a.kernel).into());
+/// Bounds of a launch under one profile, converted to another, are those that the emulator gives under the other: tried
+/// on a product and on a kernel that memory limits.
+fn check_conversion(images: Images) -> Fallible<()> {
+    counted::install()?;
+    let rig = Rig::new()?;
+    let small = Images { batch: 2, ..images };
+    let tried = ["conv2d_fprop/bf16/s4.c1", "conv2d_wgrad/f32/s4.c1a", "batch_norm_backward_relu/f32/post"];
+    for case in cases::all(small).into_iter().filter(|case| tried.contains(&&case.id()[..])) {
+        let on_a100 = counted::count(&rig, &case)?;
+        warpsmith_emulator::configure("profile", H100.key)?;
+        let on_h100 = counted::count(&rig, &case);
+        warpsmith_emulator::configure("profile", A100.key)?;
+        for (a, h) in on_a100.iter().zip(&on_h100?) {
+            for (name, us) in H100.bounds(a, &A100) {
+                let said = h.bounds_us.get(&name).copied().unwrap_or(0.0);
+                // The report has six digits behind the point.
+                if (us - said).abs() > 1e-4 * said + 2e-6 {
+                    return Err(format!("{}: {name} takes {said} us on an H100, converted {us}", a.kernel).into());
+                }
             }
         }
     }
     Ok(())
+}
+
+/// What results are made from: other kernels and other batches give others.
+pub fn made_from(images: Images) -> Value {
+    json!({ "ptx": format!("{:016x}", ptx_hash()), "size": images.size, "batch": images.batch })
 }
 
 /// A hash of the PTX, so that a reader can tell which kernels were counted.
@@ -444,44 +493,69 @@ fn ptx_hash() -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// Counts the cases and three training steps, and writes the table.
-pub fn write(path: &Path, images: Images, cases: Vec<Case>) -> Fallible<()> {
-    // What is missing should be missed before the counting.
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
-    let (resources, shares) = (resources(&folder)?, shares(&folder)?);
-    counted::install()?;
-    let rig = Rig::new()?;
-    let mut counted: Vec<Counted> = Vec::new();
-    for case in cases {
-        println!("{}", case.id());
-        if ["conv2d_fprop/bf16/s4.c1", "conv2d_wgrad/f32/s4.c1a", "batch_norm_backward_relu/f32/post"]
-            .contains(&&case.id()[..])
-        {
-            check_conversion(&rig, &case)?;
-        }
-        let launches = counted::count(&rig, &case)?;
-        counted.push(Counted { case, launches });
+/// Results of an earlier run of this program: of the kernels that are built in, and of the same batch.
+fn earlier(path: &Path, images: Images) -> Option<Value> {
+    let results: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    (results["made_from"] == made_from(images)).then_some(results)
+}
+
+/// Runs this program on its own for a part of the counting: the emulator keeps a note of all memory that a process has
+/// ever had. A part that lies in the folder already is taken from there.
+fn part(folder: &Path, name: &str, images: Images, arguments: &[String]) -> Fallible<Value> {
+    let path = folder.join(format!("{name}.json"));
+    if let Some(results) = earlier(&path, images) {
+        return Ok(results);
     }
+    println!("{name}");
+    let [size, batch] = [images.size, images.batch].map(|number| number.to_string());
+    let status = Command::new(std::env::current_exe()?)
+        .args(["--size", &size, "--batch", &batch, "--json"])
+        .arg(&path)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .status()?;
+    if !status.success() {
+        return Err(format!("counting {name}: {status}").into());
+    }
+    earlier(&path, images).ok_or_else(|| format!("{} does not hold what was asked for", path.display()).into())
+}
+
+/// The launches of the cases, each group of op and type counted by a process of its own.
+fn count(cases: Vec<Case>, images: Images, folder: &Path) -> Fallible<Vec<Counted>> {
+    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for case in &cases {
+        groups.entry(format!("{}.{}", case.op, case.dtype)).or_default().push(case.id());
+    }
+    let mut found: BTreeMap<String, Vec<Launch>> = BTreeMap::new();
+    for (name, ids) in groups {
+        let results = part(folder, &name, images, &ids)?;
+        for case in results["cases"].as_array().into_iter().flatten() {
+            let word = |key: &str| case[key].as_str().unwrap_or_default();
+            let id = format!("{}/{}/{}", word("op"), word("dtype"), word("name"));
+            found.insert(id, serde_json::from_value(case["launches"].clone())?);
+        }
+    }
+    let of = |case: Case| match found.remove(&case.id()) {
+        Some(launches) => Ok(Counted { case, launches }),
+        None => Err(format!("{} was not counted", case.id()).into()),
+    };
+    cases.into_iter().map(of).collect()
+}
+
+/// Counts the cases and three training steps, and writes the table; parts of the counting lie in `folder`.
+pub fn write(path: &Path, images: Images, cases: Vec<Case>, folder: &Path) -> Fallible<()> {
+    // What is missing should be missed before the counting.
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let (resources, shares) = (resources(&kept)?, shares(&kept)?);
+    std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    let counted = count(cases, images, folder)?;
+    check_conversion(images)?;
     let Images { size, batch } = images;
     let mut text = format!(
         "# What the kernels do, counted\n\n\
-         {NOTE} Written by `cargo bench --bench kernels -- --table kernels/COUNTERS.md` from the launches of the PTX with the \
-         hash {:016x} on the emulator, ResNet50V2 at {size}x{size}, batch {batch}. Every result was first compared with the \
-         CPU's. The same kernels give the same file.\n\n\
-         - **x**: layers of the network that have this problem. **asked**: bytes that loads and stores of all lanes ask \
-         for. **unique**: sectors of 32 bytes that a launch touches, each once, summed over the launches. **of min**: \
-         unique bytes, of the compulsory ones: every operand and every result once per kernel.\n\
-         - **sectors**: of a warp's access to global memory, loads and stores; 16 where every lane moves 16 bytes beside \
-         its neighbour's. **used**: bytes asked for, of the bytes of those sectors. **shared**: wavefronts of shared memory \
-         for one that a layout without bank conflicts takes. **instr/mma**: instructions of warps, for one product on \
-         tensor cores.\n\
-         - **tile**: rows and columns, and behind the stroke in how many parts the depth is cut, each of which a second \
-         kernel adds. The guarded kernels take any shape.\n\
-         - **A100 us, H100 us**: what the slowest resource takes at least, and which it is: memory (unique bytes), tensor \
-         cores, shared memory, instruction issue, integer, f32, f64, special functions, shuffles. Sums over launches. A GPU \
-         takes longer: latency, caches and the tail of a grid have no counter.\n\
-         - **occupancy**: share of a multiprocessor's warps that are resident. **MMA share**: of the instructions of the \
-         main loop (`machine_code.txt`).\n",
+         {NOTE} ResNet50V2 at {size}x{size}, batch {batch}, on the emulator.\n\
+         Written by `cargo bench --bench kernels -- --table kernels/COUNTERS.md` from the PTX with the hash \
+         {:016x}.\nEvery result was first compared with the CPU's. The same kernels give the same file.\n{COLUMNS}",
         ptx_hash()
     );
     text += "\n## Products\n";
@@ -490,31 +564,17 @@ pub fn write(path: &Path, images: Images, cases: Vec<Case>) -> Fallible<()> {
     memory_bound(&mut text, &counted);
     text += "\n## Registers, shared memory, occupancy\n";
     kernels(&mut text, &counted, &resources, &shares)?;
-    let _ = write!(
-        text,
-        "\n## A training step\n\n\
-         {NOTE} Forward, backward and Adam through the library's own device, every launch counted.\n\n\
-         The floor below each is physics and no program: of every kernel the larger of its operations at the peak and its \
-         compulsory bytes at the memory's rate, one behind the other (serial); and the same with products in the best of six \
-         tiles from 64x64 to 256x128 and splits of the depth up to 16, in whole waves of blocks at {:.0} % of the peak, with \
-         {GAP_US} us between two kernels (tiled). Peaks in TFLOP/s: A100 312 bf16, 156 tf32, 19.5 f32, 2.04 TB/s; H100 989, \
-         495, 67, 3.35 TB/s. Operations count padding; what fits L2 counts as memory too. *All of it fused*: sums of the batch \
-         norm in epilogues, its result computed where it is loaded, the residual sum in an epilogue. The last line is the sum \
-         above, serial, and with the same gaps (tiled).\n",
-        100.0 * EFFICIENCY
-    );
-    for precision in PRECISIONS {
-        println!("training step, {}", precision.0);
-        step_table(&mut text, images, precision)?;
+    let _ = write!(text, "\n## A training step\n\n{NOTE}\n{FLOORS}");
+    for (name, _, units) in PRECISIONS {
+        let results = part(folder, &format!("step.{name}"), images, &["--step".into(), name.into()])?;
+        step_table(
+            &mut text,
+            images,
+            (name, units),
+            &serde_json::from_value::<Vec<Launch>>(results["launches"].clone())?,
+        );
     }
-    let _ = write!(
-        text,
-        "\n## What misses its bar\n\n\
-         Kernels that memory limits: unique bytes at most 1.05 of the compulsory ones, and the sectors of all accesses hold \
-         at most 1.05 of the bytes asked for. Kernels on tensor cores: at most 1.05 wavefronts for one without bank \
-         conflicts.\n\n{}",
-        misses(&counted)
-    );
+    let _ = write!(text, "\n## What misses its bar\n{BARS}\n{}", misses(&counted));
     std::fs::write(path, text).map_err(|e| format!("writing {}: {e}", path.display()))?;
     Ok(())
 }

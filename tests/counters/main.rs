@@ -1,5 +1,5 @@
-//! The bars of the counters, over the cases of the kernels' bench: kernels that memory limits move little more than they
-//! must, in whole sectors; kernels on tensor cores meet no bank conflicts.
+//! The bars of the counters, over the cases of the kernels' bench: kernels that memory limits move little more than
+//! they must, in whole sectors; kernels on tensor cores meet no bank conflicts.
 //!
 //! A test binary of its own: the emulator's counters are those of the process. Nothing is timed.
 

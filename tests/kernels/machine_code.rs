@@ -1,5 +1,5 @@
-//! `kernels/machine_code.txt` is what ptxas makes of the main loops on tensor cores: how much of a loop multiplies, how it
-//! copies and loads, and what else it is made of. Nothing there may copy or load less than 16 bytes a lane.
+//! `kernels/machine_code.txt` is what ptxas makes of the main loops on tensor cores: how much of a loop multiplies, how
+//! it copies and loads, and what else it is made of. Nothing there may copy or load less than 16 bytes a lane.
 //!
 //! `WARPSMITH_UPDATE_RESOURCES=1 cargo test --test kernels machine_code` writes it anew; that takes ptxas and nvdisasm.
 

@@ -97,8 +97,8 @@ fn case<T: Float>(kind: Kind, pass: Pass, layer: &Convolution) -> Case {
     }
 }
 
-/// Sums of `terms` products of numbers below one, in f32 in two orders, with factors that are rounded: seven deviations of
-/// a sum of such errors, for there are millions of sums.
+/// Sums of `terms` products of numbers below one, in f32 in two orders, with factors that are rounded: seven deviations
+/// of a sum of such errors, for there are millions of sums.
 fn atol(kind: Kind, terms: usize) -> f64 {
     2.0 * f64::from(f32::EPSILON) * terms as f64 + 2.0 * kind.rounds * (terms as f64).sqrt()
 }

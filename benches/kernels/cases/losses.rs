@@ -1,4 +1,5 @@
-//! Losses: cross-entropy and distillation of the batch's logits, contrastive losses of the document's batch of embeddings.
+//! Losses: cross-entropy and distillation of the batch's logits, contrastive losses of the document's batch of
+//! embeddings.
 
 use super::{Case, Images, Units, bytes};
 use crate::common::float::Float;

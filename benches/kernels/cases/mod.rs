@@ -63,6 +63,12 @@ impl Case {
     }
 }
 
+/// The width of the longest name.
+#[allow(dead_code)] // The bench prints names, the test of the bars does not.
+pub fn name_width(cases: &[Case]) -> usize {
+    cases.iter().map(|case| case.id().chars().count()).max().unwrap_or(0)
+}
+
 /// What [`Case::bytes`] and its likes are made of.
 fn bytes(elems: usize, each: usize) -> u64 {
     (elems * each) as u64
