@@ -16,6 +16,9 @@ use warpsmith_emulator::Launch;
 
 const NOTE: &str = "*Predicted from counters, not measured on a GPU.*";
 
+/// Problems of an op that are named where it misses a bar.
+const WORST: usize = 3;
+
 /// How the columns are to be read.
 const COLUMNS: &str = "
 - **x**: layers of the network that have this problem.
@@ -48,7 +51,8 @@ which knows nothing of these kernels:
 - *all of it fused*: sums of the batch norms in epilogues, their results computed where they are loaded, the residual
   sum in an epilogue.
 
-*These kernels* are the sum above; tiled, with the same gaps between them.
+*These kernels* are the sum above; tiled adds the same gaps to it, but knows neither waves nor the 80 %, and so can lie
+below the floor.
 ";
 
 /// The bars of bars.rs.
@@ -175,9 +179,15 @@ impl Counted {
         let guarded = if main.kernel.contains("guarded") { "guarded" } else { "-" };
         let tile = main.kernel.split('_').find(is_tile).unwrap_or(guarded);
         match self.launches.iter().any(|launch| launch.kernel.starts_with("conv2d_reduce_parts")) {
-            true => format!("{tile} /{}", main.grid[1]),
+            true => format!("{tile} /{}", main.grid[1] / self.residues()),
             false => tile.into(),
         }
+    }
+
+    /// Products of matrices that a strided dgrad is made of: one per residue of a pixel's place.
+    fn residues(&self) -> u32 {
+        let strided = self.case.op == "conv2d_dgrad" && self.case.problem.ends_with("stride 2");
+        if strided { 4 } else { 1 }
     }
 }
 
@@ -224,7 +234,7 @@ fn products(text: &mut String, counted: &[Counted]) {
                 mb(counters.unique_bytes()),
                 format!("{:.2}", c.of_compulsory()),
                 format!("{:.1}", counters.sectors_per_request()),
-                format!("{:.2}", counters.wavefronts()),
+                or_dash(Some(counters.wavefronts()).filter(|&ratio| ratio > 0.0), 2),
                 or_dash(counters.instructions_per_mma(), 1),
                 us(least_us(&c.launches, &A100)),
                 us(least_us(&c.launches, &H100)),
@@ -451,8 +461,12 @@ fn misses(counted: &[Counted]) -> String {
     let mut text = String::new();
     for ((bar, op, dtype), mut problems) in missed {
         problems.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let named = problems.iter().map(|(value, name)| format!("{value:.2} ({name})"));
-        let _ = writeln!(text, "- {op}, {dtype}: {bar}: {}", named.collect::<Vec<_>>().join("; "));
+        let mut named: Vec<String> =
+            problems.iter().take(WORST).map(|(value, name)| format!("{value:.3} ({name})")).collect();
+        if problems.len() > WORST {
+            named.push(format!("and {} more", problems.len() - WORST));
+        }
+        let _ = writeln!(text, "- {op}, {dtype}: {bar}: {}", named.join("; "));
     }
     if text.is_empty() { "Nothing.\n".into() } else { text }
 }
