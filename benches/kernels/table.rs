@@ -452,7 +452,9 @@ fn step_table(text: &mut String, images: Images, (name, units): (&str, Units), l
 
 /// Cases that miss what the kernels are asked for: of each op the problems, from the worst on.
 fn misses(counted: &[Counted]) -> String {
-    let mut missed: BTreeMap<(Bar, &str, &str), Vec<(f64, &str)>> = BTreeMap::new();
+    /// What an op has instead of a bar, by problem.
+    type Problems<'a> = Vec<(f64, &'a str)>;
+    let mut missed: BTreeMap<(Bar, &str, &str), Problems> = BTreeMap::new();
     for Counted { case, launches } in counted {
         for (bar, value) in bars::misses(case, launches) {
             missed.entry((bar, case.op, case.dtype)).or_default().push((value, &case.name));

@@ -270,11 +270,12 @@ fn linear_run(rig: &Rig, copies: usize, pass: Pass, [m, n_out, k_in]: [usize; 3]
         set,
         move |rig, (a, c, b, out, workspace)| {
             let (kernels, stream, inputs) = (&rig.kernels, &rig.stream, (&*a, &*c));
-            Ok(match pass {
-                Pass::Fprop => linear::forward(kernels, &plan, inputs, Some(&*b), out, workspace, stream)?,
-                Pass::Dgrad => linear::backward_x(kernels, &plan, inputs, out, workspace, stream)?,
-                Pass::Wgrad => linear::backward_w(kernels, &plan, inputs, out, workspace, stream)?,
-            })
+            match pass {
+                Pass::Fprop => linear::forward(kernels, &plan, inputs, Some(&*b), out, workspace, stream),
+                Pass::Dgrad => linear::backward_x(kernels, &plan, inputs, out, workspace, stream),
+                Pass::Wgrad => linear::backward_w(kernels, &plan, inputs, out, workspace, stream),
+            }?;
+            Ok(())
         },
         move |rig, (_, _, _, out, _)| {
             let mut want = before.clone();

@@ -326,11 +326,12 @@ fn average_case<T: Float>([n, pixels, c]: [usize; 3], dtype: &'static str, is_ba
                 set,
                 move |rig, (x, y)| {
                     let (kernels, stream) = (&rig.kernels, &rig.stream);
-                    Ok(if is_backward {
-                        pool2d::global_avg_backward(kernels, [n, pixels, c], &*y, false, x, stream)?
+                    if is_backward {
+                        pool2d::global_avg_backward(kernels, [n, pixels, c], &*y, false, x, stream)
                     } else {
-                        pool2d::global_avg(kernels, [n, pixels, c], &*x, y, stream)?
-                    })
+                        pool2d::global_avg(kernels, [n, pixels, c], &*x, y, stream)
+                    }?;
+                    Ok(())
                 },
                 move |rig, (got_x, got_y)| {
                     let (mut want_x, mut want_y) = (x.clone(), dy.clone());

@@ -237,12 +237,13 @@ fn loss<T: Float>(rig: &Rig, copies: usize, is_backward: bool) -> Fallible<Box<d
         set,
         move |rig, (z, labels, unit, state, workspace, loss, dloss, dz)| {
             let (kernels, stream, inputs) = (&rig.kernels, &rig.stream, (&*z, &*labels));
-            Ok(if is_backward {
+            if is_backward {
                 let saved = (&*unit, &*state);
-                supcon::loss_backward(kernels, &plan, inputs, saved, &*dloss, false, dz, workspace, stream)?
+                supcon::loss_backward(kernels, &plan, inputs, saved, &*dloss, false, dz, workspace, stream)
             } else {
-                supcon::loss(kernels, &plan, inputs, (unit, state), loss, workspace, stream)?
-            })
+                supcon::loss(kernels, &plan, inputs, (unit, state), loss, workspace, stream)
+            }?;
+            Ok(())
         },
         move |rig, (_, _, _, _, _, loss, _, dz)| {
             let mut want = vec![0.0; n * dim];
