@@ -2,40 +2,14 @@
 //!
 //! `cargo bench --bench conv2d -- [image size] [batch] [repetitions] [threads] [name filter]`, by default
 //! `72 128 5` with one thread per core. Every time is the median of the repetitions. FLOPs count padding taps, as
-//! [`Conv2dProblem::flops`] does, so a layer that leaves them out can exceed the processor's peak.
+//! `Conv2dProblem::flops` does, so a layer that leaves them out can exceed the processor's peak.
 
+#[path = "common/resnet50v2.rs"]
+mod resnet50v2;
+
+use resnet50v2::{Convolution, convolutions};
 use std::time::Instant;
 use warpsmith::cpu::conv2d;
-use warpsmith::problem::{Conv2dProblem, Window};
-
-/// Every distinct convolution with the number of times it occurs, for images of `size` pixels.
-fn layers(size: u32, n: u32) -> Vec<(String, u32, Conv2dProblem)> {
-    let conv = |h: u32, c: u32, k: u32, r: u32, stride: u32| {
-        Conv2dProblem::new([n, h, h, c], [k, r, r, c], Window::square(r / 2, stride)).expect("a layer of ResNet50V2")
-    };
-    let half = |h: u32| h.div_ceil(2);
-    let mut h = half(half(size));
-    let mut list = vec![("stem".to_string(), 1, conv(size, 3, 64, 7, 2))];
-    let mut input = 64;
-    for (stage, blocks) in [3u32, 4, 6, 3].into_iter().enumerate() {
-        let (f, name) = (64 << stage, |layer: &str| format!("s{}.{layer}", stage + 1));
-        // Stages 1 to 3 end with a block of stride 2; in between every block is the same.
-        let strided = stage < 3;
-        let plain = blocks - u32::from(strided);
-        list.push((name("sc"), 1, conv(h, input, 4 * f, 1, 1)));
-        list.push((name("c1a"), 1, conv(h, input, f, 1, 1)));
-        list.push((name("c2"), plain, conv(h, f, f, 3, 1)));
-        list.push((name("c3"), plain, conv(h, f, 4 * f, 1, 1)));
-        list.push((name("c1"), blocks - 1, conv(h, 4 * f, f, 1, 1)));
-        if strided {
-            list.push((name("c2_s2"), 1, conv(h, f, f, 3, 2)));
-            h = half(h);
-            list.push((name("c3_end"), 1, conv(h, f, 4 * f, 1, 1)));
-        }
-        input = 4 * f;
-    }
-    list
-}
 
 /// Seconds of the median repetition, after one run that warms caches and buffers.
 fn time(repetitions: usize, mut pass: impl FnMut()) -> f64 {
@@ -60,7 +34,8 @@ fn main() {
     println!("{size}x{size} b{batch}, {} threads", pool.current_num_threads());
     println!("{:<12} {:>8} {:>26} {:>26}", "conv", "GFLOP", "ms fprop/dgrad/wgrad", "GFLOP/s fprop/dgrad/wgrad");
     let (mut sums, mut flops) = ([0.0; 3], 0.0);
-    for (name, count, p) in layers(size, batch).into_iter().filter(|(name, ..)| name.contains(filter)) {
+    let layers = convolutions(size, batch).into_iter().filter(|layer| layer.name.contains(filter));
+    for Convolution { name, count, problem: p, .. } in layers {
         let numbers = |elems: usize| (0..elems).map(|i| (i * 37 % 101) as f32 / 101.0 - 0.5).collect::<Vec<_>>();
         let (x, w, dy) = (numbers(p.x_elems()), numbers(p.w_elems()), numbers(p.y_elems()));
         let (mut y, mut dx, mut dw) = (dy.clone(), x.clone(), w.clone());

@@ -3,6 +3,8 @@
 
 #[cfg(all(feature = "nn", feature = "cpu"))]
 pub mod device;
+#[cfg(feature = "cuda")]
+pub mod float;
 pub mod oracle;
 pub mod problems;
 

@@ -23,6 +23,7 @@ mod elementwise;
 mod gemm;
 mod gpu;
 mod losses;
+mod machine_code;
 mod optimisers;
 mod pool2d;
 mod prebuilt;
@@ -77,7 +78,7 @@ fn scheduled(&(name, case): &Case) -> Trial {
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     let schedules = std::env::var("WARPSMITH_SCHEDULES").map_or(1, |n| n.parse().expect("a number of schedules"));
-    let others = [prebuilt::CASES, resources::CASES, abi::CASES, device::CASES].concat();
+    let others = [prebuilt::CASES, resources::CASES, machine_code::CASES, abi::CASES, device::CASES].concat();
     let long = [
         device::LONG_CASES,
         #[cfg(feature = "train")]

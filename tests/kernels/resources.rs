@@ -161,29 +161,43 @@ fn the_table_is_that_of_the_ptx() {
         eprintln!("SKIPPED: no ptxas, so kernels/resources.txt is not compared with the prebuilt PTX");
         return;
     };
-    let said = String::from_utf8(Command::new(&ptxas).arg("--version").output().unwrap().stdout).unwrap();
+    let version = version(&ptxas);
+    compare(&path(), &print(&version, &measured(&ptxas, &version)), "resources");
+}
+
+/// The version of a tool of the CUDA toolkit.
+pub fn version(tool: &Path) -> String {
+    let said = String::from_utf8(Command::new(tool).arg("--version").output().unwrap().stdout).unwrap();
     // "Cuda compilation tools, release 13.0, V13.0.88"
     let version = said.split(", V").nth(1).and_then(|rest| rest.split_whitespace().next());
-    let version = version.unwrap_or_else(|| panic!("no version in {said}"));
-    let text = print(version, &measured(&ptxas, version));
-    if set("WARPSMITH_UPDATE_RESOURCES") {
-        fs::write(path(), &text).unwrap();
+    version.unwrap_or_else(|| panic!("no version in {said}")).to_string()
+}
+
+/// Whether the kept tables are to be written anew.
+pub fn is_renewed() -> bool {
+    set("WARPSMITH_UPDATE_RESOURCES")
+}
+
+/// Fails unless the kept file has this text, or writes it; `test` is what renews it.
+pub fn compare(path: &Path, text: &str, test: &str) {
+    if is_renewed() {
+        fs::write(path, text).unwrap();
     }
-    let kept = fs::read_to_string(path()).unwrap_or_default();
+    let kept = fs::read_to_string(path).unwrap_or_default();
     let (old, new): (BTreeSet<&str>, BTreeSet<&str>) = (kept.lines().collect(), text.lines().collect());
     let differ =
         |sign: &str, lines: Vec<&&str>| lines.iter().map(|line| format!("{sign} {line}\n")).collect::<String>();
     assert!(
         kept == text,
-        "{}: renew it with WARPSMITH_UPDATE_RESOURCES=1 cargo test --test kernels resources\n{}{}",
-        path().display(),
+        "{}: renew it with WARPSMITH_UPDATE_RESOURCES=1 cargo test --test kernels {test}\n{}{}",
+        path.display(),
         differ("-", old.difference(&new).collect()),
         differ("+", new.difference(&old).collect())
     );
 }
 
 fn nothing_spills() {
-    if set("WARPSMITH_UPDATE_RESOURCES") {
+    if is_renewed() {
         return; // The table is being renewed beside this test.
     }
     let table = parse(&fs::read_to_string(path()).unwrap());
