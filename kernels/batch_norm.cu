@@ -38,12 +38,13 @@ template <typename T> __device__ inline void statistics(const Rows& m, const T* 
     sum_over_rows(m, sums, [&](uint32_t ch, int valid, const auto& sums) {
         float mean[4], squares[4];
         load(x + first_row(m) * m.c + ch, valid, mean);
-        const float share = 1.0f / float(rows_of(m, blockIdx.y));
+        // In double, so that both are rounded once.
+        const double share = 1.0 / rows_of(m, blockIdx.y);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const float offset = sums[0][i] * share;
-            mean[i] += offset;
-            squares[i] = fmaf(-offset, sums[0][i], sums[1][i]);
+            const double offset = sums[0][i] * share;
+            mean[i] = float(mean[i] + offset);
+            squares[i] = float(sums[1][i] - offset * sums[0][i]);
         }
         float* out = partials + uint64_t(blockIdx.y) * 2 * m.c + ch;
         store(out, valid, mean);
