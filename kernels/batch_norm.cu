@@ -5,8 +5,8 @@
 //              backward: g = dy where y > 0 (relu) or dy, dbeta += sum g, dgamma += sum g * xh, xh = (x - mean) * inv_std,
 //              dx (= or +=) gamma * inv_std * (g - sum g / rows - xh * sum(g * xh) / rows), without sums in inference;
 //              dresidual (= or +=) g.
-// Shapes       x, y, dy, dx, residual [rows, c]; per-channel tables [c]; partials [blocks of rows, 3 or 2, c].
-// Launch       see rows.cuh for the matrix kernels; *_merge: grid ceil(c / 32), block 256 = 32 channels x 8 groups.
+// Shapes       x, y, dy, dx, residual [rows, c]; per-channel tables [c]; partials [blocks of rows, 2, c].
+// Launch       see rows.cuh for the matrix kernels; *_merge: grid ceil(c / 8), block 256 = 8 channels x 32 groups.
 // Requires     lanes a power of two up to 32; nothing of alignment.
 // Writes       `=` except where `+=` stands above; null outputs are left out.
 // Determinism  blocks of rows are summed alone and merged in f64 in their order.
@@ -15,7 +15,8 @@
 
 #include "rows.cuh"
 
-// Pivot, sum of deviations from it, and sum of their squares per block of rows: a large mean does not swallow the variance.
+// Mean, and sum of squared deviations from it, per block of rows. They come from deviations from a pivot, the channel's
+// value in the block's first row: a large mean does not swallow the variance.
 template <typename T> __device__ inline void statistics(const Rows& m, const T* x, float* partials) {
     constexpr int V = VALUES<T>;
     const uint32_t ch = first_channel<V>(m);
@@ -34,27 +35,36 @@ template <typename T> __device__ inline void statistics(const Rows& m, const T* 
             }
         });
     }
-    sum_over_rows(m, sums);
-    if (threadIdx.x < m.lanes && valid > 0) {
-        float* out = partials + uint64_t(blockIdx.y) * 3 * m.c + ch;
-        store(out, valid, pivot);
-        store(out + m.c, valid, sums[0]);
-        store(out + 2 * uint64_t(m.c), valid, sums[1]);
-    }
+    sum_over_rows(m, sums, [&](uint32_t ch, int valid, const auto& sums) {
+        float mean[4], squares[4];
+        load(x + first_row(m) * m.c + ch, valid, mean);
+        // In double, so that both are rounded once.
+        const double share = 1.0 / rows_of(m, blockIdx.y);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const double offset = sums[0][i] * share;
+            mean[i] = float(mean[i] + offset);
+            squares[i] = float(sums[1][i] - offset * sums[0][i]);
+        }
+        float* out = partials + uint64_t(blockIdx.y) * 2 * m.c + ch;
+        store(out, valid, mean);
+        store(out + m.c, valid, squares);
+    });
 }
 
-constexpr int MERGE_CHANNELS = 32;
-constexpr int MERGE_GROUPS = 8;
+// Eight channels are a sector of a table.
+constexpr int MERGE_CHANNELS = 8;
+constexpr int MERGE_GROUPS = 32;
 
-// The sum over the groups of a channel, in their order, in all of them.
+// The sum over the groups of a channel, in their order, in the threads of the first group.
 __device__ inline double sum_over_groups(double value) {
     __shared__ double shared[MERGE_GROUPS][MERGE_CHANNELS];
-    const uint32_t lane = threadIdx.x % MERGE_CHANNELS;
     __syncthreads();
-    shared[threadIdx.x / MERGE_CHANNELS][lane] = value;
+    shared[threadIdx.x / MERGE_CHANNELS][threadIdx.x % MERGE_CHANNELS] = value;
     __syncthreads();
     double sum = 0.0;
-    for (int group = 0; group < MERGE_GROUPS; ++group) sum += shared[group][lane];
+    if (threadIdx.x < MERGE_CHANNELS)
+        for (int group = 0; group < MERGE_GROUPS; ++group) sum += shared[group][threadIdx.x];
     return sum;
 }
 
@@ -70,28 +80,23 @@ extern "C" __global__ void __launch_bounds__(MERGE_CHANNELS* MERGE_GROUPS)
                                     float* mean, float* var, float* inv_std) {
     const uint32_t ch = blockIdx.x * MERGE_CHANNELS + threadIdx.x % MERGE_CHANNELS;
     const bool exists = ch < m.c;
-    // Calls f(count, mean, sum of squared deviations from it) for every block of rows of this group.
-    const auto each_block = [&](auto f) {
-        for (uint32_t b = threadIdx.x / MERGE_CHANNELS; exists && b < blocks; b += MERGE_GROUPS) {
-            const uint64_t first = uint64_t(b) * m.rows_per_block;
-            const double count = double(min(uint64_t(m.rows_per_block), m.rows - first));
-            const float* p = partials + uint64_t(b) * 3 * m.c + ch;
-            const double sum = p[m.c], squares = p[2 * uint64_t(m.c)];
-            f(count, p[0] + sum / count, squares - sum * sum / count);
-        }
-    };
-    double weighted = 0.0;
-    each_block([&](double count, double mean, double) { weighted += count * mean; });
-    const double centre = sum_over_groups(weighted) / double(m.rows);
-    double squares = 0.0;
-    each_block([&](double count, double mean, double within) {
-        squares += within + count * (mean - centre) * (mean - centre);
-    });
+    // Sums about the mean of the first block: what is subtracted in the end is small, and no block takes a division.
+    const double pivot = exists ? partials[ch] : 0.0f;
+    double sum = 0.0, squares = 0.0;
+    for (uint32_t b = threadIdx.x / MERGE_CHANNELS; exists && b < blocks; b += MERGE_GROUPS) {
+        const float* p = partials + uint64_t(b) * 2 * m.c + ch;
+        const double count = rows_of(m, b), deviation = p[0] - pivot;
+        sum += count * deviation;
+        squares += p[m.c] + count * deviation * deviation;
+    }
+    sum = sum_over_groups(sum);
     squares = sum_over_groups(squares);
     if (threadIdx.x < MERGE_CHANNELS && exists) {
+        const double offset = sum / double(m.rows);
+        squares -= offset * sum;
         // Rounding may leave a constant channel a hair below zero; NaN stays NaN.
         const float variance = squares < 0.0 ? 0.0f : float(squares / double(m.rows));
-        mean[ch] = float(centre);
+        mean[ch] = float(pivot + offset);
         var[ch] = variance;
         inv_std[ch] = float(1.0 / sqrt(double(variance) + double(eps)));
         if (running.mean) {
@@ -117,12 +122,12 @@ struct Tables {
 template <int V> struct Affine {
     float mean[V], scale[V], beta[V];
 
-    __device__ Affine(const Tables& t, uint32_t ch, int valid) {
+    __device__ Affine(const Rows& m, const Tables& t, uint32_t ch, int valid) {
         float gamma[V];
-        load(t.mean + ch, valid, mean);
-        load(t.inv_std + ch, valid, scale);
-        load(t.gamma + ch, valid, gamma);
-        load(t.beta + ch, valid, beta);
+        load_table(m, t.mean, ch, valid, mean);
+        load_table(m, t.inv_std, ch, valid, scale);
+        load_table(m, t.gamma, ch, valid, gamma);
+        load_table(m, t.beta, ch, valid, beta);
 #pragma unroll
         for (int i = 0; i < V; ++i) scale[i] = gamma[i] * scale[i];
     }
@@ -137,7 +142,7 @@ __device__ inline void normalize(const Rows& m, const T* x, const Tables& tables
     const uint32_t ch = first_channel<V>(m);
     const int valid = valid_channels<V>(m, ch);
     if (valid <= 0) return;
-    const Affine<V> affine(tables, ch, valid);
+    const Affine<V> affine(m, tables, ch, valid);
     each_row(m, ch, [&](uint64_t at) {
         float v[V], r[V] = {};
         load(x + at, valid, v);
@@ -176,7 +181,7 @@ __device__ inline void backward_reduce(const Rows& m, const T* x, const T* dy, c
     const int valid = valid_channels<V>(m, ch);
     float sums[2][V] = {};
     if (valid > 0) {
-        const Affine<V> affine(tables, ch, valid);
+        const Affine<V> affine(m, tables, ch, valid);
         each_row(m, ch, [&](uint64_t at) {
             float v[V], g[V];
             load(x + at, valid, v);
@@ -189,12 +194,11 @@ __device__ inline void backward_reduce(const Rows& m, const T* x, const T* dy, c
             }
         });
     }
-    sum_over_rows(m, sums);
-    if (threadIdx.x < m.lanes && valid > 0) {
+    sum_over_rows(m, sums, [&](uint32_t ch, int valid, const auto& sums) {
         float* out = partials + uint64_t(blockIdx.y) * 2 * m.c + ch;
         store(out, valid, sums[0]);
         store(out + m.c, valid, sums[1]);
-    }
+    });
 }
 
 // Sums the partials; means [2, c] (or null) are what backward_apply subtracts: sum g / rows, and sum g (x - mean) / rows *
@@ -230,11 +234,11 @@ __device__ inline void backward_apply(const Rows& m, const T* x, const T* dy, co
     const uint32_t ch = first_channel<V>(m);
     const int valid = valid_channels<V>(m, ch);
     if (valid <= 0) return;
-    const Affine<V> affine(tables, ch, valid);
+    const Affine<V> affine(m, tables, ch, valid);
     float offset[V] = {}, slope[V] = {};
     if (means) {
-        load(means + ch, valid, offset);
-        load(means + m.c + ch, valid, slope);
+        load_table(m, means, ch, valid, offset);
+        load_table(m, means + m.c, ch, valid, slope);
     }
     each_row(m, ch, [&](uint64_t at) {
         float v[V], g[V], d[V], old[V] = {};

@@ -150,8 +150,9 @@ template <typename T> __device__ inline void bias_grad(const Rows& m, const T* d
 #pragma unroll
             for (int i = 0; i < V; ++i) sums[0][i] += v[i];
         });
-    sum_over_rows(m, sums);
-    if (threadIdx.x < m.lanes && valid > 0) store(partials + uint64_t(blockIdx.y) * m.c + ch, valid, sums[0]);
+    sum_over_rows(m, sums, [&](uint32_t ch, int valid, const auto& sums) {
+        store(partials + uint64_t(blockIdx.y) * m.c + ch, valid, sums[0]);
+    });
 }
 
 #define CONV2D_TILE(NAME, MATH, GUARDED, SUFFIX, BLOCKS)                                                               \

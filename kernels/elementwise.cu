@@ -5,9 +5,10 @@
 //              scale_by: y (= or +=) x * *factor; fill: y = value; fill_from: y = *value; cast: y = x in another type;
 //              normalization: y = (x - mean[ch]) / max(sqrt(var[ch]), 1e-7); sum: *y = sum of x, in double.
 // Shapes       every pointer [elems]; normalization x, y [rows, c] with elems = rows * c, mean, var [c].
-// Launch       grid ceil(elems / (256 * N)), block 256; N = 4 values per thread, 8 where the widest type is bf16; sum: one
+// Launch       grid ceil(elems / (256 * N)), block 256; N = 4 values per thread, 8 where every type is bf16; sum: one
 //              block.
-// Requires     nothing of alignment: whole 16-byte packs are moved where pointers allow, single values elsewhere.
+// Requires     nothing of alignment: whole packs are moved where pointers allow, single values elsewhere. A pack has 16
+//              bytes, where types differ that of the widest: so neighbouring lanes move neighbouring packs of each.
 // Writes       `=`, relu_backward and scale_by also `+=`; y may be x.
 // Determinism  every element on its own, bit-equal to the CPU; sum adds in a fixed order of its own.
 // Cost         bound by memory: every operand is moved once. sum: one block reads 1 KiB after the other, a round trip to
@@ -56,14 +57,15 @@ template <typename T>
 __device__ inline void relu_backward(uint64_t elems, const T* x, const T* dy, uint32_t accumulate, T* dx) {
     constexpr int N = VALUES<T>;
     each<N>(elems, [&](uint64_t first, int valid) {
-        float u[N], v[N], old[N] = {};
+        float u[N], v[N];
         load(x + first, valid, u);
         load(dy + first, valid, v);
-        if (accumulate) load(dx + first, valid, old);
 #pragma unroll
-        for (int i = 0; i < N; ++i) {
-            const float g = u[i] > 0.0f ? v[i] : 0.0f;
-            v[i] = accumulate ? old[i] + g : g;
+        for (int i = 0; i < N; ++i) v[i] = u[i] > 0.0f ? v[i] : 0.0f;
+        if (accumulate) {
+            load(dx + first, valid, u);
+#pragma unroll
+            for (int i = 0; i < N; ++i) v[i] = u[i] + v[i];
         }
         store(dx + first, valid, v);
     });
@@ -119,11 +121,11 @@ ELEMENTWISE(float, f32)
 ELEMENTWISE(bf16, bf16)
 
 extern "C" __global__ void __launch_bounds__(BLOCK) cast_f32_bf16(uint64_t elems, const float* x, bf16* y) {
-    map<8>(elems, x, y, [](float x) { return x; });
+    map<4>(elems, x, y, [](float x) { return x; });
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK) cast_bf16_f32(uint64_t elems, const bf16* x, float* y) {
-    map<8>(elems, x, y, [](float x) { return x; });
+    map<4>(elems, x, y, [](float x) { return x; });
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)

@@ -2,16 +2,18 @@
 //
 // Computes     max: y[n,p,q,c] = max over r, s of x[n, p*stride_h + r - pad_top, q*stride_w + s - pad_left, c], where padding
 //              has a value of its own and takes part; argmax = place r * S + s of the winner, 255 for padding, the first of
-//              equals. max_backward: dx (= or +=) the dy of the windows that the element has won.
+//              equals. max_backward: dx (= or +=) the dy of the windows that the element has won; max_backward_subsample:
+//              dx += dy at the pixels that 1x1 windows without padding pick.
 //              global_avg: y[n,c] = mean over pixels; global_avg_backward: dx[n,pixel,c] (= or +=) dy[n,c] / pixels.
 // Shapes       x, dx [n,h,w,c]; y, dy, argmax [n,p,q,c]; of global_avg x, dx [n,pixels,c], y, dy [n,c].
-// Launch       block 256; max: grid rows * parts, a row of y (max_backward: of x) in `parts` blocks, a thread per pixel and
-//              pack of V channels; global_avg: grid ceil(n * packs / 256); its backward: grid as elementwise kernels.
+// Launch       block 256; max, max_backward_subsample: grid rows * parts, a row of y (max_backward: of x) in `parts`
+//              blocks, a thread per pixel and pack of V channels; global_avg: grid ceil(n * packs / 256); its backward:
+//              grid as elementwise kernels.
 // Requires     windows of at most 254 places; padded rows and columns, channels and the packs of a row below 2^31; argmax
 //              null only for 1x1 windows without padding.
 // Writes       `=`, backward also `+=`.
 // Determinism  every element gathers in row-major order.
-// Cost         bound by memory: x once through the caches, y and argmax once.
+// Cost         bound by memory: x (subsample: its picked pixels) once through the caches, y and argmax once.
 // Source       Keras: ZeroPadding2D and MaxPooling2D, GlobalAveragePooling2D.
 
 #include "problem.cuh"
@@ -106,6 +108,23 @@ __device__ inline void max_pool_backward(const Pool2dProblem& problem, uint32_t 
     store(dx + out, at.valid, sum);
 }
 
+// The sum into dx where every window is one pixel: only those are touched, dx has stride_h * stride_w times as many.
+template <typename T>
+__device__ inline void max_pool_backward_subsample(const Pool2dProblem& problem, uint32_t parts, const T* dy, T* dx) {
+    constexpr int V = VALUES<T>;
+    const Place<V> at(problem.q, problem.c, parts);
+    if (at.valid <= 0) return;
+    const uint32_t n = at.row / problem.p, p = at.row % problem.p;
+    const uint64_t row = uint64_t(n) * problem.h + p * problem.stride_h;
+    T* to = dx + (row * problem.w + at.column * problem.stride_w) * problem.c + at.ch;
+    float g[V], sum[V];
+    load(dy + (uint64_t(at.row) * problem.q + at.column) * problem.c + at.ch, at.valid, g);
+    load(to, at.valid, sum);
+#pragma unroll
+    for (int i = 0; i < V; ++i) sum[i] += g[i];
+    store(to, at.valid, sum);
+}
+
 template <typename T>
 __device__ inline void global_avg(uint64_t n, uint64_t pixels, uint32_t c, const T* x, T* y) {
     constexpr int V = VALUES<T>;
@@ -158,6 +177,10 @@ __device__ inline void global_avg_backward(uint64_t n, uint64_t pixels, uint32_t
         max_pool2d_backward_##SUFFIX(Pool2dProblem problem, uint32_t parts, const T* dy, const uint8_t* argmax,        \
                                      uint32_t accumulate, T* dx) {                                                     \
         max_pool_backward(problem, parts, dy, argmax, accumulate, dx);                                                 \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(BLOCK)                                                                \
+        max_pool2d_backward_subsample_##SUFFIX(Pool2dProblem problem, uint32_t parts, const T* dy, T* dx) {            \
+        max_pool_backward_subsample(problem, parts, dy, dx);                                                           \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(BLOCK)                                                                \
         global_avg_pool_##SUFFIX(uint64_t n, uint64_t pixels, uint32_t c, const T* x, T* y) {                          \

@@ -40,7 +40,7 @@ __device__ inline void map_values(const X* x, Y* y, uint32_t values, Share share
         const uint32_t channel = first % 3;
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) v[i] = f(v[i], (channel + i) % 3);
-        store(y + first, valid, v);
+        store<Memory::ANY>(y + first, valid, v);
     });
 }
 
@@ -54,18 +54,6 @@ struct Direct {
         for (int k = 0; k < 3; ++k) pixel[k] = from_float<T>(rgb[k]);
     }
 };
-
-// `store` into global memory. The compiler breaks its pack of floats into scalars where Staged writes.
-__device__ inline void store_words(float* place, int valid, const float (&v)[4]) {
-    if (valid >= 4 && reinterpret_cast<uintptr_t>(place) % sizeof(float4) == 0) {
-        __stwb(reinterpret_cast<float4*>(place), make_float4(v[0], v[1], v[2], v[3]));
-    } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (i < valid) place[i] = v[i];
-    }
-}
-__device__ inline void store_words(uint8_t* place, int valid, const float (&v)[4]) { store(place, valid, v); }
 
 // The same into global memory: each warp regroups its 96 values in shared memory, so that 24 lanes write four each.
 struct Staged {
@@ -83,8 +71,7 @@ struct Staged {
         if (lane < 24 && valid > 0) {
             float v[4];
             load(mine + lane * 4, valid, v);
-            T* place = y + (first + before) * 3 + lane * 4;
-            store_words(place, valid, v);
+            store(y + (first + before) * 3 + lane * 4, valid, v);
         }
         __syncwarp();
     }

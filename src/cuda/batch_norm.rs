@@ -18,7 +18,7 @@ const ROWS: usize = size_of::<Rows>();
 const TABLES: usize = size_of::<TablePointers>();
 const RUNNING: usize = size_of::<RunningPointers>();
 /// Channels of a merge's block.
-const MERGE_CHANNELS: u32 = 32;
+const MERGE_CHANNELS: u32 = 8;
 
 const fn entry(name: &'static str, suffixes: &'static [&'static str], params: &'static [usize]) -> Entry {
     Entry { file: "batch_norm", name, suffixes, block: ROWS_BLOCK, params }
@@ -105,8 +105,9 @@ fn values<T>() -> u32 {
     if size_of::<T>() == 2 { 8 } else { 4 }
 }
 
-/// Extents that are not zero, and channels that a kernel counts in 32 bits; the elements of `x`, which has `x_len`.
-fn matrix<T>(op: &'static str, rows: usize, c: usize, x_len: usize) -> Result<(Rows, usize)> {
+/// Extents that are not zero, and channels that a kernel counts in 32 bits: the division for a pass over the matrix,
+/// and that for sums over its rows; and the elements of `x`, which has `x_len`.
+fn matrix<T>(op: &'static str, rows: usize, c: usize, x_len: usize) -> Result<([Rows; 2], usize)> {
     let channels = u32::try_from(c).ok().filter(|&c| c > 0 && c < 1 << 24 && rows > 0);
     let Some(channels) = channels else {
         let got = format!("[{rows}, {c}]");
@@ -114,7 +115,7 @@ fn matrix<T>(op: &'static str, rows: usize, c: usize, x_len: usize) -> Result<(R
     };
     let elems = elems(op, &[rows, c])?;
     check_len(op, "x", x_len, elems)?;
-    Ok((Rows::new(rows, channels, values::<T>()), elems))
+    Ok(([Rows::new(rows, channels, values::<T>()), Rows::summed(rows, channels, values::<T>())], elems))
 }
 
 /// Floats of workspace that [`statistics`] and [`backward`] need for `[rows, c]`, whatever the element type.
@@ -125,8 +126,8 @@ fn matrix<T>(op: &'static str, rows: usize, c: usize, x_len: usize) -> Result<(R
 /// ```
 pub fn workspace_elems(rows: usize, c: usize) -> usize {
     let c32 = u32::try_from(c).unwrap_or(u32::MAX).max(1);
-    let blocks = |values| Rows::new(rows.max(1), c32, values).blocks() as usize;
-    (3 * blocks(4).max(blocks(8)) + 2).saturating_mul(c)
+    let blocks = |values| Rows::summed(rows.max(1), c32, values).blocks() as usize;
+    (2 * blocks(4).max(blocks(8)) + 2).saturating_mul(c)
 }
 
 /// Mean, variance and `inv_std` of every channel over all rows, and a step of the running statistics where given.
@@ -146,7 +147,7 @@ pub fn statistics<T: Value, P: DevicePtrMut<f32>>(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "batch_norm statistics";
-    let (m, _) = matrix::<T>(OP, rows, c, x.len())?;
+    let ([_, m], _) = matrix::<T>(OP, rows, c, x.len())?;
     for (name, table) in [("mean", &*mean), ("var", &*var), ("inv_std", &*inv_std)] {
         check_len(OP, name, table.len(), c)?;
     }
@@ -239,7 +240,7 @@ pub fn normalize<T: Value, P: DevicePtr<f32>>(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "batch_norm normalize";
-    let (m, elems) = matrix::<T>(OP, rows, c, x.len())?;
+    let ([m, _], elems) = matrix::<T>(OP, rows, c, x.len())?;
     tables.check(OP, c)?;
     check_len(OP, "y", y.len(), elems)?;
     if let Some(residual) = residual {
@@ -288,7 +289,7 @@ pub fn backward<T: Value, X: DevicePtrMut<T>, P: DevicePtrMut<f32>>(
     stream: &CudaStream,
 ) -> Result<()> {
     const OP: &str = "batch_norm backward";
-    let (m, elems) = matrix::<T>(OP, rows, c, x.len())?;
+    let ([m, summed], elems) = matrix::<T>(OP, rows, c, x.len())?;
     tables.check(OP, c)?;
     let Gradients { dx, dresidual, accumulate, dgamma, dbeta } = gradients;
     check_len(OP, "dy", dy.len(), elems)?;
@@ -318,16 +319,17 @@ pub fn backward<T: Value, X: DevicePtrMut<T>, P: DevicePtrMut<f32>>(
     // The workspace begins with the means that the second pass subtracts; the partial sums follow.
     let partials: Arg = (means.word() + 8 * c as u64).into();
     let means = if of_batch { means } else { 0u64.into() };
-    let (relu, grid) = (u32::from(relu), m.grid(values::<T>()));
+    let relu = u32::from(relu);
     if reduces {
-        let args = [m.into(), xp, dyp, tablesp, rp, relu.into(), partials];
+        let grid = summed.grid(values::<T>());
+        let args = [summed.into(), xp, dyp, tablesp, rp, relu.into(), partials];
         // SAFETY: the matrices and tables have the lengths that `m` says; the workspace holds 2 c floats per block
         // behind the first 2 c.
         unsafe { kernels.launch((&BACKWARD_REDUCE, T::SUFFIX), grid, 0, &args, stream)? };
         let ((dgp, _dg), (dbp, _db)) =
             (optional_output(kernels, dgamma, stream)?, optional_output(kernels, dbeta, stream)?);
         let blocks = u64::from(m.c.div_ceil(MERGE_CHANNELS));
-        let args = [m.into(), m.blocks().into(), partials, stdp, means, dgp, dbp];
+        let args = [summed.into(), summed.blocks().into(), partials, stdp, means, dgp, dbp];
         // SAFETY: the partial sums were queued before on the same stream; the outputs hold `c` values each.
         unsafe { kernels.launch((&BACKWARD_MERGE, "f32"), blocks, 0, &args, stream)? };
     }
@@ -336,7 +338,7 @@ pub fn backward<T: Value, X: DevicePtrMut<T>, P: DevicePtrMut<f32>>(
             (optional_output(kernels, dx, stream)?, optional_output(kernels, dresidual, stream)?);
         let args = [m.into(), xp, dyp, tablesp, means, rp, relu.into(), u32::from(accumulate).into(), dxp, drp];
         // SAFETY: as above; `dx` and `dresidual` hold the matrix and are borrowed mutably.
-        unsafe { kernels.launch((&BACKWARD_APPLY, T::SUFFIX), grid, 0, &args, stream)? };
+        unsafe { kernels.launch((&BACKWARD_APPLY, T::SUFFIX), m.grid(values::<T>()), 0, &args, stream)? };
     }
     Ok(())
 }

@@ -594,7 +594,7 @@ pub fn wgrad<T: Value>(
 /// Floats of workspace that [`bias_grad`] needs for `rows = n p q` of `k` channels, whatever the element type.
 pub fn bias_grad_workspace_elems(rows: usize, k: usize) -> usize {
     let channels = u32::try_from(k).unwrap_or(u32::MAX).max(1);
-    let blocks = |values| Rows::new(rows.max(1), channels, values).blocks() as usize;
+    let blocks = |values| Rows::summed(rows.max(1), channels, values).blocks() as usize;
     blocks(4).max(blocks(8)).saturating_mul(k)
 }
 
@@ -623,7 +623,7 @@ pub fn bias_grad<T: Value>(
         return Err(Error::shape(OP, expected, workspace.len(), "ask bias_grad_workspace_elems"));
     }
     let values = if size_of::<T>() == 2 { 8 } else { 4 };
-    let m = Rows::new(rows, problem.k, values);
+    let m = Rows::summed(rows, problem.k, values);
     let ((dyp, _dy), (dbp, _db)) = (input(kernels, dy, stream)?, output(kernels, db, stream)?);
     let (partials, _ws) = output(kernels, workspace, stream)?;
     // SAFETY: `dy` holds the matrix and the workspace a sum per block of rows (checked); it is borrowed mutably.

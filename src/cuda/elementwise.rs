@@ -47,7 +47,7 @@ pub(super) static ENTRIES: [&Entry; 12] = [
     &SUM,
 ];
 
-/// Blocks for a thread per 16 bytes of the narrowest operand that sets the pace: four floats, eight bf16.
+/// Blocks for a thread per 16 bytes of the widest operand: four floats, eight bf16.
 fn blocks(elems: usize, values: u64) -> u64 {
     (elems as u64).div_ceil(u64::from(BLOCK) * values)
 }
@@ -277,7 +277,7 @@ pub fn f32_to_bf16(
     let ((xp, _x), (yp, _y)) = (input(kernels, x, stream)?, output(kernels, y, stream)?);
     let args = [(elems as u64).into(), xp, yp];
     // SAFETY: both buffers hold `elems` values, and `y` is borrowed mutably.
-    unsafe { kernels.launch((&CAST, "f32_bf16"), blocks(elems, 8), 0, &args, stream) }
+    unsafe { kernels.launch((&CAST, "f32_bf16"), blocks(elems, 4), 0, &args, stream) }
 }
 
 /// Widens bf16 to floats, exactly.
@@ -295,7 +295,7 @@ pub fn bf16_to_f32(
     let ((xp, _x), (yp, _y)) = (input(kernels, x, stream)?, output(kernels, y, stream)?);
     let args = [(elems as u64).into(), xp, yp];
     // SAFETY: both buffers hold `elems` values, and `y` is borrowed mutably.
-    unsafe { kernels.launch((&CAST, "bf16_f32"), blocks(elems, 8), 0, &args, stream) }
+    unsafe { kernels.launch((&CAST, "bf16_f32"), blocks(elems, 4), 0, &args, stream) }
 }
 
 /// What [`normalization`] reads: floats, or bytes as they lie in a data set.

@@ -19,10 +19,12 @@ const fn entry(name: &'static str, params: &'static [usize]) -> Entry {
 
 static MAX: Entry = entry("max_pool2d", &[PROBLEM, U32, F32, PTR, PTR, PTR]);
 static MAX_BACKWARD: Entry = entry("max_pool2d_backward", &[PROBLEM, U32, PTR, PTR, U32, PTR]);
+static MAX_BACKWARD_SUBSAMPLE: Entry = entry("max_pool2d_backward_subsample", &[PROBLEM, U32, PTR, PTR]);
 static GLOBAL_AVG: Entry = entry("global_avg_pool", &[U64, U64, U32, PTR, PTR]);
 static GLOBAL_AVG_BACKWARD: Entry = entry("global_avg_pool_backward", &[U64, U64, U32, PTR, U32, PTR]);
 
-pub(super) static ENTRIES: [&Entry; 4] = [&MAX, &MAX_BACKWARD, &GLOBAL_AVG, &GLOBAL_AVG_BACKWARD];
+pub(super) static ENTRIES: [&Entry; 5] =
+    [&MAX, &MAX_BACKWARD, &MAX_BACKWARD_SUBSAMPLE, &GLOBAL_AVG, &GLOBAL_AVG_BACKWARD];
 
 // SAFETY: 14 u32 in the order of `Pool2dProblem` in problem.cuh.
 unsafe impl DeviceRepr for Pool2dProblem {}
@@ -110,8 +112,16 @@ pub fn max_backward<T: Value>(
             return Err(Error::argument(OP, "the argmax of the forward pass", "none", hint));
         }
     }
-    let parts = parts::<T>(problem.w, problem.c);
     let ((dyp, _dy), (dxp, _dx)) = (input(kernels, dy, stream)?, output(kernels, dx, stream)?);
+    if argmax.is_none() && accumulate {
+        let parts = parts::<T>(problem.q, problem.c);
+        let rows = u64::from(problem.n) * u64::from(problem.p);
+        let args = [(*problem).into(), (parts as u32).into(), dyp, dxp];
+        // SAFETY: the buffers have the lengths of the problem, which was checked; without padding every window lies in
+        // the image. `dx` is borrowed mutably.
+        return unsafe { kernels.launch((&MAX_BACKWARD_SUBSAMPLE, T::SUFFIX), rows * parts, 0, &args, stream) };
+    }
+    let parts = parts::<T>(problem.w, problem.c);
     let (argmaxp, _argmax) = optional_input(kernels, argmax, stream)?;
     let rows = u64::from(problem.n) * u64::from(problem.h);
     let args = [(*problem).into(), (parts as u32).into(), dyp, argmaxp, u32::from(accumulate).into(), dxp];

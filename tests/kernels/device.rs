@@ -9,6 +9,7 @@ use warpsmith::cuda::load_ptx;
 use warpsmith::device::{CudaOptions, Precision};
 use warpsmith::nn::{Forward, Head, Params, ParamsBuilder, ResNet50V2};
 use warpsmith::optim::{Adam, AdamConfig};
+use warpsmith::rng::Philox;
 use warpsmith::{DType, Device, Tape, Tensor, ops};
 
 pub const CASES: &[Case] = &[
@@ -279,9 +280,28 @@ fn gradient_distance(got: &Model, want: &Model) -> (f64, String) {
     worst
 }
 
+/// How far the CPU's own gradients move when every weight moves by up to four units in its last place, the rounding of a
+/// few layers: a batch norm over eight samples whose variance is nearly 0, or a ReLU whose input is, amplifies that as
+/// it amplifies the other order of a device's sums.
+fn sensitivity(near: &mut Model, cpu: &Model, images: &[f32], labels: &[i32]) -> f64 {
+    let nudged = |seed: u64| {
+        let mut random = Philox::new(seed, 7);
+        let mut nudge = |&value: &f32| match value {
+            0.0 => 0.0,
+            _ => f32::from_bits(value.to_bits() + random.next_word() % 9 - 4),
+        };
+        near.copy(cpu);
+        let values: Vec<f32> = cpu.params.values().read::<f32>().unwrap().iter().map(&mut nudge).collect();
+        near.params.values().copy_from_slice(&values).unwrap();
+        near.pass(images, labels);
+        gradient_distance(near, cpu).0
+    };
+    (0..3).map(nudged).fold(0.0, f64::max)
+}
+
 /// ResNet50V2 at 32x32, batch 8, step by step from the same state as the CPU in f32: the loss, every gradient, the moving
-/// statistics, and the optimiser's update given the same gradient. Less precise gradients are compared with the batch
-/// norms frozen.
+/// statistics, and the optimiser's update given the same gradient. Gradients in f32 may be off by three times the CPU's
+/// own sensitivity; less precise ones are compared with the batch norms frozen.
 ///
 /// With `WARPSMITH_STEPS=10` as many steps; training is chaotic, so each starts from the CPU's state.
 fn follows_the_cpu(precision: Precision) {
@@ -289,13 +309,14 @@ fn follows_the_cpu(precision: Precision) {
     // Of the loss; of a gradient, where the rounding of one layer is amplified by the batch norms of all others; of the
     // moving statistics.
     let (loss_bound, gradient_bound, stats_bound) = match precision {
-        Precision::F32 => (1e-5, 1e-3, 1e-5),
+        Precision::F32 => (1e-5, 1e-4, 1e-5),
         Precision::Tf32 => (1e-2, 0.1, 1e-2),
         Precision::Bf16 => (5e-2, 0.4, 5e-2),
     };
     let in_f32 = precision == Precision::F32;
     let mut cpu = Model::new(&Device::cpu().unwrap());
     let mut cuda = Model::new(&device(precision));
+    let mut near = Model::new(cpu.params.device());
     for step in 0..steps {
         cuda.copy(&cpu);
         let images = pictures(100 + 2 * step);
@@ -303,9 +324,16 @@ fn follows_the_cpu(precision: Precision) {
         let [want, got] = [&cpu, &cuda].map(|model| model.pass(&images, &labels));
         let error = f64::from((got - want).abs() / want);
         assert!(error <= loss_bound, "step {step}: loss {got} instead of {want}");
-        let (worst, name) = if in_f32 { gradient_distance(&cuda, &cpu) } else { Default::default() };
-        println!("{precision:?} step {step}: loss off by {error:.1e}, worst gradient {worst:.1e} ({name})");
-        assert!(worst <= gradient_bound, "step {step}: gradient of {name} off by {worst}");
+        println!("{precision:?} step {step}: loss off by {error:.1e}");
+        if in_f32 {
+            let (worst, name) = gradient_distance(&cuda, &cpu);
+            let own = sensitivity(&mut near, &cpu, &images, &labels);
+            println!("gradient of {name} off by {worst:.1e}, the CPU's own when nudged {own:.1e}");
+            assert!(
+                worst <= 3.0 * own + gradient_bound,
+                "step {step}: gradient of {name} off by {worst}, nudged {own}"
+            );
+        }
         let [want, got] = [&cpu, &cuda].map(|model| model.params.stats().to_vec::<f32>().unwrap());
         let error = distance(&got, &want, 0.0);
         println!("moving statistics off by {error:.1e}");

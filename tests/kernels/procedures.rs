@@ -6,7 +6,7 @@
 //!
 //! How far two right answers may lie apart depends on the state: eight samples in a batch norm whose variance is nearly 0
 //! amplify the last bit of the weights ten thousandfold. So the CPU takes each step once more with weights that are off
-//! by one bit, and the device must be no further away than a few times that.
+//! by a few units in the last place, and the device must be no further away than three times that.
 
 use super::Case;
 use super::gpu::gpu;
@@ -116,7 +116,7 @@ fn distance(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
     if off == 0.0 { 0.0 } else { (off / of).sqrt() }
 }
 
-/// Moves every weight of a checkpoint by one bit, up or down.
+/// Moves every weight of a checkpoint by up to four units in its last place: the rounding of a few layers.
 fn nudge_weights(folder: &Path) {
     let path = folder.join("checkpoint.safetensors");
     let mut bytes = fs::read(&path).unwrap();
@@ -126,7 +126,7 @@ fn nudge_weights(folder: &Path) {
     for value in bytes[8 + header..][first..end].chunks_exact_mut(4) {
         let bits = u32::from_le_bytes((&*value).try_into().unwrap());
         // Zeros are padding, and biases at the start.
-        let nudged = if bits << 1 == 0 { bits } else { bits - 1 + 2 * (random.next_word() >> 31) };
+        let nudged = if bits << 1 == 0 { bits } else { bits + random.next_word() % 9 - 4 };
         value.copy_from_slice(&nudged.to_le_bytes());
     }
     fs::write(path, bytes).unwrap();
@@ -166,7 +166,7 @@ fn follows_the_cpu<R: Recipe>(settings: &[&str]) {
     assert!(compared.len() >= 2 && compared.values().all(|&n| n == steps), "{compared:?}");
 }
 
-/// From the state `before`, the device went to `got` and the CPU to `want`; from weights one bit away it went to `near`.
+/// From the state `before`, the device went to `got` and the CPU to `want`, from nudged weights to `near`.
 fn compare(before: &Step, got: &Step, near: &Step, want: &Step) {
     let name = format!("{}, step {}", want.run, want.step);
     assert_eq!((&got.run, got.step, got.learning_rate), (&want.run, want.step, want.learning_rate));
@@ -190,9 +190,8 @@ fn compare(before: &Step, got: &Step, near: &Step, want: &Step) {
         ]
     };
     for ((what, error), (_, near)) in errors(got).into_iter().zip(errors(near)) {
-        println!("{name}: {what} off by {error:.1e}, one bit of the weights makes {near:.1e}");
-        // Fifty layers round in both, and the bits of one nudge may happen to cancel.
-        assert!(error <= 5.0 * near + 1e-5, "{name}: {what} off by {error}, one bit of the weights makes {near}");
+        println!("{name}: {what} off by {error:.1e}, nudged weights make {near:.1e}");
+        assert!(error <= 3.0 * near + 1e-5, "{name}: {what} off by {error}, nudged weights make {near}");
     }
 
     // The update is the one that the device's own moments call for: where a gradient is nearly 0 the sign of an update is
