@@ -17,7 +17,7 @@ const REFUSED: &str = "the driver refuses the call: `nvidia-smi` shows the state
 /// on the context returns it again.
 pub(crate) fn is_fault(error: DriverError) -> bool {
     // By number, as cuda.h counts: uncorrectable memory and link errors, then the exceptions of kernels.
-    matches!(error.0 as u32, 214 | 220 | 221 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 999)
+    matches!(error.0 as u32, 214 | 220 | 226 | 700 | 702 | 709 | 710 | 714..=719 | 721 | 999)
 }
 
 /// A driver's error with what was being done, where nobody knows what was queued.
@@ -103,5 +103,27 @@ impl Queued {
         };
         let what = format_args!("an op failed on the GPU: {fault}; {suspects}; noticed while {doing}");
         Error::device(device, what, CONTEXT_LOST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cudarc::driver::sys::CUresult;
+
+    #[test]
+    fn faults_are_what_no_call_is_to_blame_for() {
+        for fault in [CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, CUresult::CUDA_ERROR_ECC_UNCORRECTABLE] {
+            assert!(is_fault(DriverError(fault)), "{fault:?}");
+        }
+        let calls = [
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND,
+            CUresult::CUDA_ERROR_INVALID_PTX,
+            CUresult::CUDA_ERROR_NOT_READY,
+        ];
+        for call in calls {
+            assert!(!is_fault(DriverError(call)), "{call:?}");
+        }
     }
 }

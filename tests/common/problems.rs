@@ -94,6 +94,8 @@ pub fn conv2d_tiles() -> Vec<(&'static str, Conv2dProblem)> {
         ("no extent is a multiple of anything", [3, 6, 5, 6], [10, 3, 3], window([0, 2, 1, 0], [2, 1], [1, 2])),
         ("several tiles with tails, channels no multiple of BK", [1, 12, 12, 72], [136, 3, 3], square(1, 1)),
         ("a plain GEMM, tails everywhere", [150, 1, 1, 264], [200, 1, 1], square(0, 1)),
+        ("a plain GEMM, deep enough to be cut into parts in every pass", [2, 18, 18, 264], [264, 1, 1], square(0, 1)),
+        ("a plain GEMM whose outputs are no packs", [2, 6, 7, 64], [10, 1, 1], square(0, 1)),
         ("a plain GEMM of less than a tile in depth", [3, 5, 7, 8], [24, 1, 1], square(0, 1)),
         ("windows of padding alone at the corners", [1, 2, 2, 24], [16, 3, 3], square(2, 1)),
         ("a strided 1x1 of whole packs: most of dx is zero", [2, 4, 4, 16], [32, 1, 1], square(0, 2)),

@@ -1,4 +1,4 @@
-//! cuDNN and cuBLAS as far as the comparison calls them, by definition and on the host. `emulated.rs` compiles it into
+//! cuDNN and cuBLAS as far as the comparison calls them, by definition and on the host. `main.rs` compiles it into
 //! libcudnn.so and libcublas.so.
 //!
 //! Device memory is copied through the driver that the process has loaded, in order on the stream that the handle was given.
