@@ -36,7 +36,7 @@ impl Rows {
         let mut lanes = c.div_ceil(values).next_power_of_two().min(32);
         // A channel's 8 bytes for a block are 2 % of the 16 / values bytes of so many rows.
         let most = (rows as u64 / u64::from(25 * values)).max(1);
-        while lanes > 8 && u64::from(c.div_ceil(lanes * values)) * most < BUSY {
+        while lanes > 8 && u64::from(c.div_ceil(lanes * values)).saturating_mul(most) < BUSY {
             lanes /= 2;
         }
         Rows::divided(rows, c, values, lanes, most)

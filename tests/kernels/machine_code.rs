@@ -252,14 +252,17 @@ fn main_loops() {
     for (kernel, loops) in &table {
         assert_eq!(loops.len(), ARCHITECTURES.len(), "{kernel}");
         for (l, architecture) in loops.iter().zip(ARCHITECTURES) {
-            // Guarded kernels copy element by element, and the shapes that need them are small.
-            if !kernel.contains("guarded") {
+            // Guarded kernels copy element by element, and the shapes that need them are small. The gradient of a similarity
+            // matrix, which no training step takes, is always computed by one.
+            if !kernel.contains("guarded") && kernel != "similarity_matrix_backward_bf16" {
                 assert_eq!(l.copies[0], l.copies[1], "{kernel} on {architecture}: copies of less than 16 bytes");
                 assert_eq!(
                     l.matrices[0], l.matrices[1],
                     "{kernel} on {architecture}: loads of less than four matrices"
                 );
-                assert_eq!(l.global, 0, "{kernel} on {architecture}: global memory through registers");
+                // Around its two products the loop of supcon_gradient reads the labels and states of a tile of columns.
+                let registers = if kernel.starts_with("supcon_gradient") { 4 } else { 0 };
+                assert!(l.global <= registers, "{kernel} on {architecture}: global memory through registers");
             }
         }
     }
