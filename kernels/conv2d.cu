@@ -69,9 +69,10 @@ __device__ inline void wgrad(const Conv2dProblem& p, Parts parts, const T* x, co
 }
 
 // Windows of one pixel, each pixel once: plain matrices of pixels [rows, c] and [rows, k], and filters [k, c]. Nothing is
-// gathered; on tensor cores, whose loops the gathering makes longer, that is worth kernels of their own: instructions of the main loop on sm_80 for 64 mma (128x128,
-// bf16; tf32) fall from 177 to 135 and 306 to 291 in fprop, 198 to 132 and 362 to 294 in dgrad, 207 to 131 and 402 to 325 in
-// wgrad. The loops of the FMA units stay as long as they are, so f32 has no such kernels.
+// gathered; on tensor cores, whose loops the gathering makes longer, that is worth kernels of their own: instructions of
+// the main loop on sm_80 for 64 mma (128x128, bf16; tf32) fall from 177 to 135 and 306 to 291 in fprop, 198 to 132 and 362
+// to 294 in dgrad, 207 to 131 and 402 to 325 in wgrad. The loops of the FMA units stay as long as they are, so f32 has no
+// such kernels.
 template <class MATH, typename T = typename MATH::Element>
 __device__ inline void fprop_gemm(const Conv2dProblem& p, Parts parts, const T* x, const T* w, const Finish<T>& finish) {
     using A = DeepRows<T, typename MATH::template Deep<MATH::BM>, MATH::THREADS, false>;
