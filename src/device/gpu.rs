@@ -8,6 +8,8 @@ use crate::{Error, Result};
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, SyncOnDrop, result, sys};
 use std::fmt;
+#[cfg(feature = "train")]
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 /// Copies from and to the host go through this many pinned buffers in turn, so that the host fills or empties one while
@@ -15,6 +17,9 @@ use std::sync::{Arc, Mutex};
 const STAGES: usize = 2;
 /// Bytes of each: enough that the cost of a copy's start does not show.
 const STAGE_BYTES: usize = 4 << 20;
+/// A step or the indices of a batch take one of these instead: as many as a program queues ahead of the GPU in a few steps.
+const SMALL_STAGES: usize = 64;
+const SMALL_STAGE_BYTES: usize = 16 << 10;
 
 type Driver<T> = std::result::Result<T, DriverError>;
 
@@ -43,10 +48,15 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     kernels: Kernels,
-    /// For uploads and for downloads: who waits for results must not keep a worker from sending the next batch.
+    /// For uploads and for downloads: who waits for results must not keep a worker from sending the next batch, and a few
+    /// numbers for a step must not wait until the GPU has come to the last ones.
     uploads: Mutex<Staging>,
+    small_uploads: Mutex<Staging>,
     downloads: Mutex<Staging>,
     checker: Option<Checker>,
+    /// What data sets hold of the memory.
+    #[cfg(feature = "train")]
+    data_set_bytes: AtomicUsize,
 }
 
 /// Entry points by which a memory checker that stands in for the driver learns what a pool hands out.
@@ -57,6 +67,7 @@ struct Checker {
 
 #[derive(Default)]
 struct Staging {
+    /// As many as have been needed so far.
     stages: Vec<Stage>,
     /// The one to use next.
     turn: usize,
@@ -65,6 +76,7 @@ struct Staging {
 /// A pinned buffer, and the event after the last copy out of it or into it.
 struct Stage {
     pointer: *mut u8,
+    bytes: usize,
     done: CudaEvent,
 }
 
@@ -72,31 +84,31 @@ struct Stage {
 unsafe impl Send for Stage {}
 
 impl Stage {
-    fn new(context: &Arc<CudaContext>) -> Driver<Stage> {
+    fn new(context: &Arc<CudaContext>, bytes: usize) -> Driver<Stage> {
         let done = context.new_event(None)?;
         // SAFETY: the memory is written in full before anybody reads it.
-        let pointer: *mut u8 = unsafe { result::malloc_host(STAGE_BYTES, 0) }?.cast();
+        let pointer: *mut u8 = unsafe { result::malloc_host(bytes, 0) }?.cast();
         // SAFETY: as many bytes were just allocated.
-        unsafe { pointer.write_bytes(0, STAGE_BYTES) };
-        Ok(Stage { pointer, done })
+        unsafe { pointer.write_bytes(0, bytes) };
+        Ok(Stage { pointer, bytes, done })
     }
 
     /// The first `len` bytes, once the last copy has ended.
     fn wait(&mut self, len: usize) -> Driver<&mut [u8]> {
         self.done.synchronize()?;
-        // SAFETY: the stage holds STAGE_BYTES, written when it was made; no copy uses them now.
-        Ok(unsafe { std::slice::from_raw_parts_mut(self.pointer, len.min(STAGE_BYTES)) })
+        // SAFETY: the stage holds so many bytes, written when it was made; no copy uses them now.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.pointer, len.min(self.bytes)) })
     }
 }
 
 impl Staging {
-    /// The stage whose turn it is, and the turn after it.
-    fn next(&mut self, context: &Arc<CudaContext>) -> Driver<&mut Stage> {
+    /// The one whose turn it is of `count` stages of `bytes`.
+    fn next(&mut self, context: &Arc<CudaContext>, count: usize, bytes: usize) -> Driver<&mut Stage> {
         let turn = self.turn;
         if self.stages.len() == turn {
-            self.stages.push(Stage::new(context)?);
+            self.stages.push(Stage::new(context, bytes)?);
         }
-        self.turn = (turn + 1) % STAGES;
+        self.turn = (turn + 1) % count;
         Ok(&mut self.stages[turn])
     }
 }
@@ -132,8 +144,11 @@ impl Gpu {
             context,
             stream,
             uploads: Mutex::default(),
+            small_uploads: Mutex::default(),
             downloads: Mutex::default(),
             checker: Checker::find(),
+            #[cfg(feature = "train")]
+            data_set_bytes: AtomicUsize::new(0),
         })
     }
 
@@ -203,9 +218,13 @@ impl Gpu {
     /// # Safety
     /// `bytes.len()` bytes from `address` belong to the caller.
     pub(crate) unsafe fn upload(&self, address: usize, bytes: &[u8]) -> Result<()> {
-        let mut staging = lock(&self.uploads);
+        let (staging, count, size) = match bytes.len() {
+            0..=SMALL_STAGE_BYTES => (&self.small_uploads, SMALL_STAGES, SMALL_STAGE_BYTES),
+            _ => (&self.uploads, STAGES, STAGE_BYTES),
+        };
+        let mut staging = lock(staging);
         let mut send = |target: usize, chunk: &[u8]| -> Driver<()> {
-            let stage = staging.next(&self.context)?;
+            let stage = staging.next(&self.context, count, size)?;
             let staged = stage.wait(chunk.len())?;
             staged.copy_from_slice(chunk);
             // SAFETY: the caller owns the target; the stage is not written again before the event below.
@@ -213,8 +232,8 @@ impl Gpu {
             stage.done.record(&self.stream)
         };
         self.check("uploading", self.context.bind_to_thread())?;
-        for (i, chunk) in bytes.chunks(STAGE_BYTES).enumerate() {
-            self.check("uploading", send(address + i * STAGE_BYTES, chunk))?;
+        for (i, chunk) in bytes.chunks(size).enumerate() {
+            self.check("uploading", send(address + i * size, chunk))?;
         }
         Ok(())
     }
@@ -235,7 +254,7 @@ impl Gpu {
             let Staging { stages, .. } = &mut *staging;
             let starts: Vec<usize> = (0..len).step_by(STAGE_BYTES).collect();
             while stages.len() < starts.len().min(STAGES) {
-                stages.push(Stage::new(&self.context)?);
+                stages.push(Stage::new(&self.context, STAGE_BYTES)?);
             }
             let queue = |stage: &mut Stage, start: usize| -> Driver<()> {
                 let landing = stage.wait(len - start)?;
@@ -297,6 +316,12 @@ impl Gpu {
     #[cfg(feature = "train")]
     pub(crate) fn free_bytes(&self) -> Result<usize> {
         self.check("asking for free memory", self.context.mem_get_info()).map(|(free, _)| free)
+    }
+
+    /// What data sets hold of the memory.
+    #[cfg(feature = "train")]
+    pub(crate) fn data_set_bytes(&self) -> &AtomicUsize {
+        &self.data_set_bytes
     }
 
     /// Number of multiprocessors.

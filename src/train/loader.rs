@@ -119,8 +119,8 @@ impl Inner {
 
 /// A set after a pipeline: its batches, on a device.
 ///
-/// A CUDA device keeps the whole set as bytes where that takes at most a quarter of its free memory; everybody who asks
-/// for the set or a clone of it shares the copy. Elsewhere each batch is sent.
+/// A CUDA device keeps the whole set as bytes as long as all such sets take at most a quarter of the memory that is free or
+/// theirs; everybody who asks for the set or a clone of it shares the copy. Elsewhere each batch is sent.
 ///
 /// # Example
 /// ```
