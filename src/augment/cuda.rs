@@ -1,6 +1,7 @@
 //! Pipelines as the CUDA kernels take them.
 
 use super::{KerasRandAugment, Pipeline, RandAugment, Step};
+use crate::cuda::Kernels;
 use crate::cuda::augment_pipeline::{AugmentStep, Plan, RandAugmentArguments};
 use crate::error::Result;
 use cudarc::driver::CudaStream;
@@ -30,9 +31,9 @@ impl Pipeline {
     ///
     /// # Errors
     /// When the copy to the device fails.
-    pub fn plan(&self, stream: &Arc<CudaStream>) -> Result<Plan> {
+    pub fn plan(&self, kernels: &Kernels, stream: &Arc<CudaStream>) -> Result<Plan> {
         let steps: Vec<AugmentStep> = self.steps.iter().map(device_step).collect();
-        Plan::new(&steps, self.branch, stream)
+        Plan::new(kernels, &steps, self.branch, stream)
     }
 }
 

@@ -7,7 +7,7 @@
 #![doc = include_str!("../../kernels/augment.md")]
 
 use super::augment_geometry::{BLOCK, check_extents, parts};
-use super::launch::{Arg, Entry, Kernels, PTR, check_aligned, driver_error, elems, input, output};
+use super::launch::{Arg, Entry, Kernels, PTR, check_aligned, elems, input, output};
 use crate::error::check_len;
 use crate::{Error, Result};
 use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
@@ -194,14 +194,14 @@ impl Plan {
     ///
     /// # Errors
     /// When there are more than 256 steps, an argument is outside its domain, or the copy fails.
-    pub fn new(steps: &[AugmentStep], branch: u8, stream: &Arc<CudaStream>) -> Result<Plan> {
+    pub fn new(kernels: &Kernels, steps: &[AugmentStep], branch: u8, stream: &Arc<CudaStream>) -> Result<Plan> {
         if steps.len() > MAX_STEPS {
             return Err(Error::argument("Plan", "at most 256 steps", steps.len(), "split the pipeline"));
         }
         steps.iter().try_for_each(AugmentStep::check)?;
         // An allocation of nothing is an error to the driver.
         let list = if steps.is_empty() { &[AugmentStep::random_flip()] } else { steps };
-        let on_device = stream.clone_htod(list).map_err(|e| driver_error("uploading the steps", e))?;
+        let on_device = stream.clone_htod(list).map_err(|e| kernels.error("uploading the steps", e))?;
         Ok(Plan { steps: steps.to_vec(), on_device, branch })
     }
 
@@ -319,22 +319,31 @@ impl ImageTable {
     ///
     /// # Errors
     /// When an image is empty or too large, or the copy fails.
-    pub fn new(sizes: impl IntoIterator<Item = [usize; 2]>, stream: &Arc<CudaStream>) -> Result<ImageTable> {
+    pub fn new(
+        kernels: &Kernels,
+        sizes: impl IntoIterator<Item = [usize; 2]>,
+        stream: &Arc<CudaStream>,
+    ) -> Result<ImageTable> {
         let (list, bytes, sizes) = spans(sizes)?;
-        Ok(ImageTable { spans: upload(&list, stream)?, len: list.len(), bytes, sizes })
+        Ok(ImageTable { spans: upload(kernels, &list, stream)?, len: list.len(), bytes, sizes })
     }
 
     /// Makes it the table of other images, in the memory that it has if that holds as many.
     ///
     /// # Errors
     /// As [`ImageTable::new`]; if the copy failed, the table is not to be used.
-    pub fn replace(&mut self, sizes: impl IntoIterator<Item = [usize; 2]>, stream: &Arc<CudaStream>) -> Result<()> {
+    pub fn replace(
+        &mut self,
+        kernels: &Kernels,
+        sizes: impl IntoIterator<Item = [usize; 2]>,
+        stream: &Arc<CudaStream>,
+    ) -> Result<()> {
         let (list, bytes, sizes) = spans(sizes)?;
         if list.len() > self.spans.len() {
-            self.spans = upload(&list, stream)?;
+            self.spans = upload(kernels, &list, stream)?;
         } else if !list.is_empty() {
             let mut place = self.spans.slice_mut(..list.len());
-            stream.memcpy_htod(&list, &mut place).map_err(|e| driver_error("uploading the image table", e))?;
+            stream.memcpy_htod(&list, &mut place).map_err(|e| kernels.error("uploading the image table", e))?;
         }
         (self.len, self.bytes, self.sizes) = (list.len(), bytes, sizes);
         Ok(())
@@ -353,10 +362,10 @@ fn spans(sizes: impl IntoIterator<Item = [usize; 2]>) -> Result<(Vec<ImageSpan>,
     Ok((spans, bytes, distinct))
 }
 
-fn upload(spans: &[ImageSpan], stream: &Arc<CudaStream>) -> Result<CudaSlice<ImageSpan>> {
+fn upload(kernels: &Kernels, spans: &[ImageSpan], stream: &Arc<CudaStream>) -> Result<CudaSlice<ImageSpan>> {
     // An allocation of nothing is an error to the driver.
     let spans = if spans.is_empty() { &[ImageSpan { offset: 0, h: 0, w: 0 }] } else { spans };
-    stream.clone_htod(spans).map_err(|e| driver_error("uploading the image table", e))
+    stream.clone_htod(spans).map_err(|e| kernels.error("uploading the image table", e))
 }
 
 /// Which images of a table a batch takes.
@@ -413,7 +422,7 @@ impl Shape {
         let limit = kernels
             .context()
             .attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
-            .map_err(|e| driver_error("asking for the shared memory of a block", e))?;
+            .map_err(|e| kernels.error("asking for the shared memory of a block", e))?;
         Ok(2 * self.stride() + SCRATCH_BYTES <= limit as usize)
     }
 }

@@ -244,7 +244,7 @@ impl Kernels {
     }
 
     /// A driver's error, after what failed before it.
-    fn error(&self, doing: impl std::fmt::Display, error: DriverError) -> Error {
+    pub(super) fn error(&self, doing: impl std::fmt::Display, error: DriverError) -> Error {
         self.queued.error(format_args!("cuda:{}", self.context.ordinal()), doing, error)
     }
 

@@ -66,7 +66,8 @@ impl Queued {
             Some((number, last)) if *last == name => *number = state.count,
             _ => state.recent.push_back((state.count, name)),
         }
-        if state.recent.len() > NAMED {
+        // One more than is named, to know whether there was more.
+        if state.recent.len() > NAMED + 1 {
             state.recent.pop_front();
         }
     }
@@ -98,7 +99,7 @@ impl Queued {
             state.recent.iter().rev().filter(|(number, _)| *number > state.ended).map(|(_, name)| *name).collect();
         let suspects = match names.len() {
             0 => "nothing of warpsmith's was queued since the last wait".to_string(),
-            NAMED => format!("queued last: {}, and more", names.join(", ")),
+            n if n > NAMED => format!("queued last: {}, and more", names[..NAMED].join(", ")),
             _ => format!("queued last: {}", names.join(", ")),
         };
         let what = format_args!("an op failed on the GPU: {fault}; {suspects}; noticed while {doing}");
@@ -125,5 +126,19 @@ mod tests {
         for call in calls {
             assert!(!is_fault(DriverError(call)), "{call:?}");
         }
+    }
+    #[test]
+    fn the_last_eight_are_named() {
+        let report = |names: &[&'static str]| {
+            let queued = Queued::default();
+            names.iter().for_each(|name| queued.note(name));
+            // Without a driver nobody can say what an error's number means.
+            queued.lock().fault = Some("lost".to_string());
+            queued.error("cuda:0", "waiting", DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS)).to_string()
+        };
+        let eight = report(&["a", "b", "c", "d", "e", "e", "f", "g", "h"]);
+        assert!(eight.contains("queued last: h, g, f, e, d, c, b, a; noticed while waiting"), "{eight}");
+        let nine = report(&["a", "b", "c", "d", "e", "f", "g", "h", "i"]);
+        assert!(nine.contains("queued last: i, h, g, f, e, d, c, b, and more; noticed while waiting"), "{nine}");
     }
 }

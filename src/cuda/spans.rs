@@ -1,6 +1,6 @@
 //! The span table on the device: which parameters an optimiser's one launch walks over.
 
-use super::launch::driver_error;
+use super::launch::Kernels;
 use crate::Result;
 use crate::error::check_len;
 use crate::problem::{Span, check_spans};
@@ -29,7 +29,13 @@ impl SpanTable {
     ///
     /// # Errors
     /// When the spans overlap, descend or leave the arenas, or the copy fails.
-    pub fn new(spans: &[Span], params: usize, grads: usize, stream: &Arc<CudaStream>) -> Result<SpanTable> {
+    pub fn new(
+        kernels: &Kernels,
+        spans: &[Span],
+        params: usize,
+        grads: usize,
+        stream: &Arc<CudaStream>,
+    ) -> Result<SpanTable> {
         check_spans("SpanTable", spans, params, grads)?;
         let pieces = Span::pieces(spans, PIECE);
         let blocks = pieces.len() as u64;
@@ -37,7 +43,7 @@ impl SpanTable {
             spans.last().map_or((0, 0), |s| ((s.param_offset + s.len) as usize, (s.grad_offset + s.len) as usize));
         // An allocation of nothing is an error to the driver.
         let pieces = if pieces.is_empty() { vec![Span { param_offset: 0, grad_offset: 0, len: 0 }] } else { pieces };
-        let pieces = stream.clone_htod(&pieces).map_err(|e| driver_error("uploading the span table", e))?;
+        let pieces = stream.clone_htod(&pieces).map_err(|e| kernels.error("uploading the span table", e))?;
         Ok(SpanTable { pieces, blocks, ends })
     }
 

@@ -58,7 +58,7 @@ impl ImageSet {
         let bytes: usize = (0..self.len()).map(|i| self.image(i).2.len()).sum();
         let Some(share) = Share::take(device, gpu, bytes) else { return Ok(None) };
         let all: Vec<u32> = (0..self.len() as u32).collect();
-        let table = ImageTable::new(self.sizes(&all), gpu.stream())?;
+        let table = ImageTable::new(gpu.kernels(), self.sizes(&all), gpu.stream())?;
         copies.push(Arc::new(OnDevice { pixels: self.pixels(device, &all)?, table, _share: share }));
         Ok(copies.last().cloned())
     }

@@ -58,7 +58,7 @@ impl<S: bytemuck::Pod> OnGpu<S> {
     fn new(params: &Params) -> Result<Option<OnGpu<S>>> {
         let Some(gpu) = params.device().gpu() else { return Ok(None) };
         let (values, gradients) = (params.values().elems(), params.gradients().elems());
-        let spans = SpanTable::new(&params.spans(), values, gradients, gpu.stream())?;
+        let spans = SpanTable::new(gpu.kernels(), &params.spans(), values, gradients, gpu.stream())?;
         Ok(Some(OnGpu { spans, step: Scratch::zeros(params.device(), 1)? }))
     }
 

@@ -36,9 +36,9 @@ impl Feed {
     pub(super) fn new(device: &Device, gpu: &Gpu, set: &ImageSet, pipeline: &Pipeline) -> Result<Feed> {
         let images = match set.on_device(device, gpu)? {
             Some(copy) => Images::Resident(copy),
-            None => Images::Sent(Mutex::new(ImageTable::new([], gpu.stream())?)),
+            None => Images::Sent(Mutex::new(ImageTable::new(gpu.kernels(), [], gpu.stream())?)),
         };
-        Ok(Feed { plan: pipeline.plan(gpu.stream())?, images })
+        Ok(Feed { plan: pipeline.plan(gpu.kernels(), gpu.stream())?, images })
     }
 
     /// The images `indices` of the set after the pipeline, f32 `[n, h, w, 3]`: the bits of [`Pipeline::apply`].
@@ -55,7 +55,7 @@ impl Feed {
             Images::Sent(table) => {
                 // Held until the launch is queued: the next batch's table goes to the same memory.
                 let mut table = lock(table);
-                table.replace(set.sizes(indices), gpu.stream())?;
+                table.replace(gpu.kernels(), set.sizes(indices), gpu.stream())?;
                 self.apply(device, gpu, (&set.pixels(device, indices)?, &table, Rows::Batch), indices, key)
             }
         }

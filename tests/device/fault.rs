@@ -1,6 +1,7 @@
 use super::{emulated, uncached};
 use cudarc::driver::{DevicePtrMut, LaunchConfig, PushKernelArg};
-use warpsmith::cuda::{Raw, elementwise, load_ptx};
+use warpsmith::cuda::augment_pipeline::{ImageTable, Plan};
+use warpsmith::cuda::{Raw, SpanTable, elementwise, load_ptx};
 use warpsmith::{Device, Result, Tape, Tensor, ops};
 
 /// Writes a float behind the 64 of `y`.
@@ -69,6 +70,10 @@ fn an_op_of_ones_own_that_faults_is_named_now_and_later() {
             gpu.stream(),
         );
         assert_fault(direct, &[suspects, "add_assign"]);
+        let (kernels, stream) = (gpu.kernels(), gpu.stream());
+        assert_fault(SpanTable::new(kernels, &[], 0, 0, stream), &[suspects, "uploading the span table"]);
+        assert_fault(ImageTable::new(kernels, [[4, 4]], stream), &[suspects, "uploading the image table"]);
+        assert_fault(Plan::new(kernels, &[], 0, stream), &[suspects, "uploading the steps"]);
     });
     // The device is gone, without a panic.
     assert_eq!(findings.len(), 1, "{findings:?}");

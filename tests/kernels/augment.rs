@@ -319,8 +319,8 @@ fn check_pipeline(what: &str, pipeline: &Pipeline, sizes: &[[usize; 2]], seed: u
     let mut want = vec![f32::NAN; images.len() * h * w * 3];
     pipeline.apply(&images, &indices, seed, step, &mut want).unwrap();
 
-    let table = ImageTable::new(sizes.iter().copied(), s).unwrap();
-    let plan = pipeline.plan(s).unwrap();
+    let table = ImageTable::new(&gpu.kernels, sizes.iter().copied(), s).unwrap();
+    let plan = pipeline.plan(&gpu.kernels, s).unwrap();
     assert_eq!(plan.output_size(&table).unwrap(), (h, w), "{what}");
     let (pixels, indices, step) = (gpu.put(&data), gpu.put(&indices), gpu.put(&[step]));
     let memory = memory(&gpu.kernels, &plan, &table).unwrap();
@@ -451,7 +451,7 @@ fn several_sizes_and_a_resident_set() {
         let (gpu, s) = (gpu(), &gpu().stream);
         let data = random_bytes(sizes.iter().map(|[h, w]| h * w * 3).sum(), 8);
         let indices = [2u32, 0, 3, 4];
-        let (table, plan) = (ImageTable::new(sizes, s).unwrap(), pipeline.plan(s).unwrap());
+        let (table, plan) = (ImageTable::new(&gpu.kernels, sizes, s).unwrap(), pipeline.plan(&gpu.kernels, s).unwrap());
         let (h, w) = plan.output_size(&table).unwrap();
         let mut want = vec![f32::NAN; 4 * h * w * 3];
         let start = |i: u32| sizes[..i as usize].iter().map(|[h, w]| h * w * 3).sum::<usize>();
@@ -492,12 +492,12 @@ fn bad_input() {
     let result = keras_cv::random_contrast(k, &zeros::<f32>(60), [1, 4, 5], f32::NAN, &mut floats, s);
     assert_error(result, &["keras_cv.random_contrast", "finite"]);
 
-    assert_error(Plan::new(&[AugmentStep::resize(0, 3)], 0, s), &["AugmentStep", "1..=32768"]);
-    assert_error(Plan::new(&[AugmentStep::random_rotation(1.5)], 0, s), &["shares in 0..=1"]);
-    assert_error(Plan::new(&[AugmentStep::truncate(); 257], 0, s), &["at most 256 steps", "257"]);
-    assert_error(ImageTable::new([[0, 5]], s), &["ImageTable", "0x5x3"]);
-    let plan = |steps: &[AugmentStep]| Plan::new(steps, 0, s).unwrap();
-    let table = ImageTable::new([[4, 5], [5, 4]], s).unwrap();
+    assert_error(Plan::new(k, &[AugmentStep::resize(0, 3)], 0, s), &["AugmentStep", "1..=32768"]);
+    assert_error(Plan::new(k, &[AugmentStep::random_rotation(1.5)], 0, s), &["shares in 0..=1"]);
+    assert_error(Plan::new(k, &[AugmentStep::truncate(); 257], 0, s), &["at most 256 steps", "257"]);
+    assert_error(ImageTable::new(k, [[0, 5]], s), &["ImageTable", "0x5x3"]);
+    let plan = |steps: &[AugmentStep]| Plan::new(k, steps, 0, s).unwrap();
+    let table = ImageTable::new(k, [[4, 5], [5, 4]], s).unwrap();
     assert_error(plan(&[]).output_size(&table), &["all come out as 4x5", "5x4 from a 5x4 image"]);
     let boxes = AugmentStep::distorted_box_crop((0.1, 1.0), (0.5, 2.0), 10);
     assert_error(plan(&[boxes]).output_size(&table), &["append a resize"]);

@@ -29,7 +29,7 @@ const PARAMS: usize = 9110;
 const GRADS: usize = 9060;
 
 fn table() -> SpanTable {
-    SpanTable::new(&SPANS, PARAMS, GRADS, &gpu().stream).unwrap()
+    SpanTable::new(&gpu().kernels, &SPANS, PARAMS, GRADS, &gpu().stream).unwrap()
 }
 
 /// The bf16 twin holds the rounded weights inside the spans and what it held before outside.
@@ -125,7 +125,7 @@ fn swa_equals_the_cpu() {
 fn bad_tables_are_errors() {
     let (gpu, s) = (gpu(), &gpu().stream);
     let overlapping = [SPANS[0], SPANS[0]];
-    let error = SpanTable::new(&overlapping, PARAMS, GRADS, s).unwrap_err().to_string();
+    let error = SpanTable::new(&gpu.kernels, &overlapping, PARAMS, GRADS, s).unwrap_err().to_string();
     assert!(error.contains("span 1"), "{error}");
     let mut short = gpu.put(&numbers(PARAMS - 9, 1));
     let none = None::<&mut CudaSlice<bf16>>;
@@ -133,7 +133,7 @@ fn bad_tables_are_errors() {
     let error = error.unwrap_err().to_string();
     assert!(error.contains("params") && error.contains("9102"), "{error}");
     // No trainable parameter is no launch.
-    let nothing = SpanTable::new(&[], PARAMS, GRADS, s).unwrap();
+    let nothing = SpanTable::new(&gpu.kernels, &[], PARAMS, GRADS, s).unwrap();
     cuda::swa::assign(&gpu.kernels, &nothing, &gpu.put(&[0.0f32]), &mut short, None::<&mut CudaSlice<bf16>>, s)
         .unwrap();
     assert_bits(&gpu.get(&short), &numbers(PARAMS - 9, 1), "untouched");

@@ -154,9 +154,9 @@ fn run_pipeline(rig: &Rig, copies: usize, pipeline: &Pipeline, n: usize, values:
     let indices: Vec<u32> = (0..n as u32).collect();
     let (seed, step) = (7, 3u32);
     let set = || {
-        let table = ImageTable::new(std::iter::repeat_n([SOURCE; 2], n), &rig.stream)?;
+        let table = ImageTable::new(&rig.kernels, std::iter::repeat_n([SOURCE; 2], n), &rig.stream)?;
         let inputs = (rig.put(&data)?, rig.put(&indices)?, rig.put(&[step])?);
-        Ok((pipeline.plan(&rig.stream)?, table, inputs, rig.zeros::<f32>(values)?))
+        Ok((pipeline.plan(&rig.kernels, &rig.stream)?, table, inputs, rig.zeros::<f32>(values)?))
     };
     let (data, indices, pipeline) = (data.clone(), indices.clone(), pipeline.clone());
     Rotation::boxed(

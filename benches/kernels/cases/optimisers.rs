@@ -65,7 +65,7 @@ fn assert_equal(op: &str, rig: &Rig, got: &CudaSlice<f32>, want: &[f32]) -> Fall
 
 impl Data {
     fn table(&self, rig: &Rig) -> Fallible<SpanTable> {
-        Ok(SpanTable::new(&self.spans, self.elems, self.elems, &rig.stream)?)
+        Ok(SpanTable::new(&rig.kernels, &self.spans, self.elems, self.elems, &rig.stream)?)
     }
 
     fn adam(&self, rig: &Rig, copies: usize) -> Runs {
