@@ -221,6 +221,8 @@ fn parse(text: &str) -> Table {
 fn the_table_is_that_of_the_ptx() {
     let nvcc = nvcc::find().unwrap().filter(|nvcc| nvcc.with_file_name("ptxas").is_file());
     let Some((ptxas, nvdisasm)) = nvcc.and_then(|nvcc| Some((nvcc.with_file_name("ptxas"), nvdisasm(&nvcc)?))) else {
+        let required = std::env::var_os("WARPSMITH_REQUIRE_NVCC").is_some_and(|value| value == "1");
+        assert!(!required, "WARPSMITH_REQUIRE_NVCC=1, and there is no ptxas beside an nvcc, or no nvdisasm");
         eprintln!(
             "SKIPPED: no ptxas or no nvdisasm, so kernels/machine_code.txt is not compared with the prebuilt PTX"
         );
