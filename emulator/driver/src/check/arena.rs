@@ -22,6 +22,9 @@ pub const ALIGN: u64 = 512;
 /// Size of the reserved address range.
 const RANGE: u64 = 1 << 37;
 
+/// What is given back to the host together: for so many bytes, each mapping has whole large pages.
+const WINDOW: u64 = 8 << 20;
+
 /// A piece of memory as the interpreter sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
@@ -215,7 +218,10 @@ impl Arena {
                 _ => break,
             }
         }
-        t.next = at + span;
+        let last = std::mem::replace(&mut t.next, at + span);
+        if last / WINDOW != t.next / WINDOW {
+            self.release(&t, last - 1, last);
+        }
         t.count += 1;
         let base = self.base + at;
         let name = name.unwrap_or_else(|| format!("allocation {}", t.count));
@@ -287,7 +293,7 @@ impl Arena {
         t.live_bytes -= a.bytes;
         a.freed = Some(by.to_string());
         self.fill_state(base, a.bytes, 0);
-        self.release(base, a.bytes);
+        self.release(&t, base - self.base, base - self.base + a.bytes);
         let inside: Vec<u64> = t.subs.range(base..base + a.bytes).map(|(&b, _)| b).collect();
         for b in inside {
             t.subs.remove(&b);
@@ -296,19 +302,35 @@ impl Arena {
         Ok(a)
     }
 
-    /// Gives whole pages back to the host.
-    fn release(&self, base: u64, bytes: u64) {
-        let from = (base - self.base).next_multiple_of(4096);
-        let to = (base - self.base + bytes) / 4096 * 4096;
+    /// Gives what lies around a free range back to the host, as far as nothing there is live and to the ends of its windows.
+    /// The window of the next allocation is kept until that has left it: its pages are about to be needed again.
+    fn release(&self, t: &Table, from: u64, to: u64) {
+        let below = t.live.range(..self.base + from).next_back().map_or(0, |(&base, a)| base - self.base + a.bytes);
+        let above = t.live.range(self.base + to..).next().map_or(RANGE, |(&base, _)| base - self.base);
+        let (mut from, mut to) = (below.max(from / WINDOW * WINDOW), above.min(to.next_multiple_of(WINDOW)));
+        let current = t.next / WINDOW * WINDOW;
+        if from < current {
+            to = to.min(current);
+        } else if from < current + WINDOW {
+            from = current + WINDOW;
+        }
+        // Of this many bytes every mapping has whole pages, `touched` four times smaller.
+        const WHOLE: u64 = 4 * 4096;
+        let (from, to) = (from.next_multiple_of(WHOLE), to / WHOLE * WHOLE);
         if to <= from {
             return;
         }
-        let (from, len) = (from as usize, (to - from) as usize);
-        // SAFETY: the pages lie inside mappings of ours and belong to an allocation that was just freed.
-        unsafe {
-            libc::madvise(self.data.add(from).cast(), len, libc::MADV_DONTNEED);
-            libc::madvise(self.race.cast::<u8>().add(6 * from).cast(), 6 * len, libc::MADV_DONTNEED);
+        // Zeros are what bytes of no allocation have as their state, and sectors and words that nothing has touched.
+        for (mapping, numerator, denominator) in self.mappings() {
+            let (at, len) = (from * numerator / denominator, (to - from) * numerator / denominator);
+            // SAFETY: the pages lie inside a mapping of ours, and what they are about belongs to no live allocation.
+            unsafe { libc::madvise(mapping.add(at as usize).cast(), len as usize, libc::MADV_DONTNEED) };
         }
+    }
+
+    /// What is mapped, and how many bytes of it there are for one byte of device memory, as a fraction.
+    fn mappings(&self) -> [(*mut u8, u64, u64); 4] {
+        [(self.data, 1, 1), (self.state, 1, 1), (self.touched.cast(), 1, 4), (self.race.cast(), 6, 1)]
     }
 
     /// Sets the state of a range. The range must lie in the arena (callers check).
@@ -501,13 +523,11 @@ fn past_text(distance: u64, a: &Allocation) -> String {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: the mappings were made in `new` with these sizes and nothing refers to them any more.
-        unsafe {
-            libc::munmap(self.base as *mut libc::c_void, RANGE as usize);
-            libc::munmap(self.data.cast(), RANGE as usize);
-            libc::munmap(self.state.cast(), RANGE as usize);
-            libc::munmap(self.touched.cast(), (RANGE / 4) as usize);
-            libc::munmap(self.race.cast(), (RANGE * 6) as usize);
+        // SAFETY: the mapping was made in `new` with this size and nothing refers to it any more.
+        unsafe { libc::munmap(self.base as *mut libc::c_void, RANGE as usize) };
+        for (mapping, numerator, denominator) in self.mappings() {
+            // SAFETY: as above.
+            unsafe { libc::munmap(mapping.cast(), (RANGE * numerator / denominator) as usize) };
         }
     }
 }
@@ -548,5 +568,52 @@ mod tests {
         assert!(a.sub_free(p, 256, false).unwrap_err().contains("double free"));
         assert!(a.describe(p).contains("freed by warpsmithEmuSubFree"), "{}", a.describe(p));
         assert!(a.sub_alloc(p + 4000, 256).unwrap_err().contains("lies in no allocation"));
+    }
+    /// Bytes of the host's memory that an arena holds for its first `bytes`.
+    fn resident(a: &Arena, bytes: u64) -> usize {
+        let of = |(mapping, numerator, denominator): (*mut u8, u64, u64)| {
+            let mut pages = vec![0u8; (bytes * numerator / denominator).div_ceil(4096) as usize];
+            // SAFETY: the range is the beginning of a mapping, and there is a byte for each of its pages.
+            let answer = unsafe { libc::mincore(mapping.cast(), 4096 * pages.len(), pages.as_mut_ptr()) };
+            assert_eq!(answer, 0);
+            4096 * pages.iter().filter(|page| **page & 1 == 1).count()
+        };
+        a.mappings().map(of).iter().sum()
+    }
+
+    #[test]
+    fn freed_memory_goes_back_to_the_host() {
+        for bytes in [100, 70_000, 3 << 20, 40 << 20] {
+            let a = Arena::new(1 << 30).unwrap();
+            let touch = |p: u64, bytes: u64| {
+                let at = p - a.base;
+                for (mapping, numerator, denominator) in a.mappings() {
+                    let (at, len) = (at * numerator / denominator, bytes * numerator / denominator);
+                    // SAFETY: the range belongs to an allocation, and nothing runs on it.
+                    unsafe { std::ptr::write_bytes(mapping.add(at as usize), READY, len as usize) };
+                }
+            };
+            let kept = a.alloc(5000, None, false).unwrap();
+            touch(kept, 5000);
+            let mut end = 0;
+            // In an order of their own, and one more that makes the last window an old one.
+            let mut pair = [0; 2];
+            while end < 200 << 20 {
+                for p in &mut pair {
+                    *p = a.alloc(bytes, None, false).unwrap();
+                    touch(*p, bytes);
+                    end = *p + bytes - a.base;
+                }
+                a.free(pair[1], "cuMemFree").unwrap();
+                a.free(pair[0], "cuMemFree").unwrap();
+            }
+            let held = resident(&a, end);
+            // The window of the next allocation, and the edges of what is kept.
+            assert!(held <= 9 * WINDOW as usize, "{bytes}: {held} bytes");
+            assert!(held >= 8 * 4096, "what is live stays");
+            assert_eq!(a.first_unwritten(kept, 5000), None);
+            // SAFETY: as above.
+            assert!(unsafe { std::slice::from_raw_parts(a.data.add((kept - a.base) as usize), 5000) } == [READY; 5000]);
+        }
     }
 }
