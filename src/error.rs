@@ -201,6 +201,25 @@ impl std::error::Error for Error {
     }
 }
 
+/// Checks the weight of the old value in running statistics.
+#[cfg(any(feature = "cpu", feature = "cuda"))]
+pub(crate) fn check_momentum(op: &'static str, momentum: f32) -> Result<()> {
+    if (0.0..=1.0).contains(&momentum) {
+        return Ok(());
+    }
+    Err(Error::argument(op, "momentum in [0, 1]", momentum, "it is the weight of the old value, 0.99 by default"))
+}
+
+/// Checks what logits or similarities are divided by.
+#[cfg(any(feature = "cpu", feature = "cuda"))]
+pub(crate) fn check_temperature(op: &'static str, temperature: f32) -> Result<()> {
+    if temperature > 0.0 && temperature.is_finite() {
+        return Ok(());
+    }
+    let usual = "1 leaves the logits as they are; contrastive losses take 0.05 to 0.1";
+    Err(Error::argument(op, "a positive temperature", temperature, usual))
+}
+
 /// Checks that a buffer holds exactly `elems` elements.
 #[cfg(any(feature = "cpu", feature = "cuda", feature = "nn"))]
 pub(crate) fn check_len(op: &'static str, name: &str, got: usize, elems: usize) -> Result<()> {

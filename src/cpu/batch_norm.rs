@@ -10,7 +10,7 @@
 
 use super::multiversion::multiversion;
 use super::{scratch, volume};
-use crate::error::check_len;
+use crate::error::{check_len, check_momentum};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -228,13 +228,9 @@ pub fn update_running(
     check_len(OP, "running_var", running_var.len(), c)?;
     check_len(OP, "mean", mean.len(), c)?;
     check_len(OP, "var", var.len(), c)?;
-    if rows == 0 || !(0.0..=1.0).contains(&momentum) {
-        return Err(Error::argument(
-            OP,
-            "rows > 0 and momentum in [0, 1]",
-            format_args!("rows {rows}, momentum {momentum}"),
-            "momentum is the weight of the old value, 0.99 by default",
-        ));
+    check_momentum(OP, momentum)?;
+    if rows == 0 {
+        return Err(Error::argument(OP, "rows > 0", rows, "the statistics of nothing are none"));
     }
     let correction = if unbiased { rows as f64 / rows.saturating_sub(1).max(1) as f64 } else { 1.0 };
     let momentum = f64::from(momentum);

@@ -4,8 +4,8 @@
 
 use super::cross_entropy::{Clip, check_per_sample, log_sum_exp, mean_loss};
 use super::{scratch, volume};
-use crate::error::check_len;
-use crate::{Error, Result};
+use crate::Result;
+use crate::error::{check_len, check_temperature};
 use rayon::prelude::*;
 
 /// `probs = softmax(logits / temperature)` per row, `=`.
@@ -79,13 +79,6 @@ pub fn softmax_backward(
         }
     });
     Ok(())
-}
-
-fn check_temperature(op: &'static str, temperature: f32) -> Result<()> {
-    if temperature > 0.0 && temperature.is_finite() {
-        return Ok(());
-    }
-    Err(Error::argument(op, "a positive temperature", temperature, "1 leaves the logits as they are"))
 }
 
 /// `KL(p ‖ q)`: mean over the batch of `Σ p * log(p / q)`, both clipped to `[1e-7, 1]` as Keras does.

@@ -9,7 +9,7 @@
 
 use super::multiversion::multiversion;
 use super::{scratch, volume};
-use crate::error::check_len;
+use crate::error::{check_len, check_temperature};
 pub use crate::problem::{Form, MeanOver, Supcon};
 use crate::{Error, Result};
 use rayon::prelude::*;
@@ -70,13 +70,6 @@ multiversion! {
             *y += factor * f64::from(x);
         }
     }
-}
-
-fn check_temperature(op: &'static str, temperature: f32) -> Result<()> {
-    if temperature > 0.0 && temperature.is_finite() {
-        return Ok(());
-    }
-    Err(Error::argument(op, "a positive temperature", temperature, "0.05 to 0.1 is usual"))
 }
 
 fn check_eps(op: &'static str, eps: f32) -> Result<()> {

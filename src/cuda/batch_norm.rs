@@ -9,7 +9,7 @@
 
 use super::launch::{Arg, Entry, F32, Kernels, PTR, U32, Value, elems, input, optional_input, optional_output, output};
 use super::rows::{ROWS_BLOCK, Rows};
-use crate::error::check_len;
+use crate::error::{check_len, check_momentum};
 use crate::{Error, Result};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
 
@@ -163,10 +163,7 @@ pub fn statistics<T: Value, P: DevicePtrMut<f32>>(
     if let Some(Running { mean, var, momentum, unbiased }) = running {
         check_len(OP, "running mean", mean.len(), c)?;
         check_len(OP, "running var", var.len(), c)?;
-        if !(0.0..=1.0).contains(&momentum) {
-            let hint = "it is the weight of the old value, 0.99 by default";
-            return Err(Error::argument(OP, "a momentum in [0, 1]", momentum, hint));
-        }
+        check_momentum(OP, momentum)?;
         pointers.momentum = f64::from(momentum);
         pointers.correction = if unbiased { rows as f64 / rows.saturating_sub(1).max(1) as f64 } else { 1.0 };
         for (buffer, pointer) in [(mean, &mut pointers.mean), (var, &mut pointers.var)] {

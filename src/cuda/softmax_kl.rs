@@ -6,8 +6,8 @@
 
 use super::cross_entropy::{LOSS_BLOCK, blocks, check_rows};
 use super::launch::{Entry, F32, Kernels, PTR, U32, U64, input, optional_output, output};
-use crate::error::check_len;
-use crate::{Error, Result};
+use crate::Result;
+use crate::error::{check_len, check_temperature};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 
 const fn entry(name: &'static str, params: &'static [usize]) -> Entry {
@@ -21,13 +21,6 @@ static KL_DIV_BACKWARD: Entry = entry("kl_div_backward", &[U64, U32, PTR, PTR, P
 static DISTILL: Entry = entry("softmax_kl", &[U64, U32, PTR, PTR, F32, PTR, PTR, PTR]);
 
 pub(super) static ENTRIES: [&Entry; 5] = [&SOFTMAX, &SOFTMAX_BACKWARD, &KL_DIV, &KL_DIV_BACKWARD, &DISTILL];
-
-fn check_temperature(op: &'static str, temperature: f32) -> Result<()> {
-    if temperature > 0.0 && temperature.is_finite() {
-        return Ok(());
-    }
-    Err(Error::argument(op, "a positive temperature", temperature, "1 leaves the logits as they are"))
-}
 
 /// `probs = softmax(logits / temperature)` per row.
 ///

@@ -9,7 +9,7 @@
 use super::launch::{
     Entry, F32, Grid, Kernels, PTR, U32, U64, Value, check_aligned, elems, input, output, rows_are_near,
 };
-use crate::error::check_len;
+use crate::error::{check_len, check_temperature};
 use crate::problem::{Form, MeanOver, Supcon};
 use crate::{Error, Result};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr};
@@ -239,13 +239,6 @@ fn extents(op: &'static str, n: usize, dim: usize) -> Result<[u32; 2]> {
     }
     let got = format!("[{n}, {dim}]");
     Err(Error::shape(op, "positive extents [rows, dim] below 2^30", got, "check the extents"))
-}
-
-fn check_temperature(op: &'static str, temperature: f32) -> Result<()> {
-    if temperature > 0.0 && temperature.is_finite() {
-        return Ok(());
-    }
-    Err(Error::argument(op, "a positive temperature", temperature, "0.05 to 0.1 is usual"))
 }
 
 fn check_eps(op: &'static str, eps: f32) -> Result<()> {

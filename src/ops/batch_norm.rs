@@ -8,6 +8,7 @@ use crate::cpu;
 use crate::cuda;
 #[cfg(feature = "cuda")]
 use crate::device::Scratch;
+use crate::error::check_momentum;
 #[cfg(feature = "cuda")]
 use crate::tensor::DeviceReadGuard;
 use crate::tensor::Tensor;
@@ -87,6 +88,9 @@ pub fn batch_norm(
     };
     for (name, tensor) in tables {
         check_shape(OP, name, tensor, &[c])?;
+    }
+    if training {
+        check_momentum(OP, running.momentum)?;
     }
     // Backward writes the three gradients at once.
     let nodes = [x.node(), gamma.node(), beta.node()];

@@ -6,6 +6,7 @@ use crate::cpu;
 use crate::cuda;
 #[cfg(feature = "cuda")]
 use crate::device::Scratch;
+use crate::error::check_temperature;
 #[cfg(feature = "cuda")]
 use crate::tensor::DeviceWriteGuard;
 use crate::tensor::Tensor;
@@ -32,6 +33,7 @@ use crate::{DType, Result};
 pub fn softmax(logits: &Tensor, temperature: f32) -> Result<Tensor> {
     check_f32("softmax", &[("logits", logits)])?;
     let [n, classes] = matrix("softmax", "logits", logits)?;
+    check_temperature("softmax", temperature)?;
     let y = Tensor::empty(logits.device(), &[n, classes], DType::F32)?;
     on_device!(
         logits.device(), "softmax",
@@ -76,6 +78,7 @@ pub fn softmax_kl(teacher_logits: &Tensor, student_logits: &Var, temperature: f3
     check_f32(OP, &[("student_logits", student), ("teacher_logits", teacher_logits)])?;
     let [n, classes] = matrix(OP, "student_logits", student)?;
     check_shape(OP, "teacher_logits", teacher_logits, &[n, classes])?;
+    check_temperature(OP, temperature)?;
     let device = student.device();
     let loss = Tensor::empty(device, &[1], DType::F32)?;
     // Loss and gradient come from one pass over the rows; backward only scales.

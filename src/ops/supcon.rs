@@ -9,6 +9,7 @@ use crate::cuda::supcon as launch;
 use crate::device::Kind;
 #[cfg(feature = "cuda")]
 use crate::device::Scratch;
+use crate::error::check_temperature;
 use crate::problem::{Form, MeanOver, Supcon};
 use crate::tensor::Tensor;
 use crate::{DType, Error, Result};
@@ -116,8 +117,9 @@ pub fn contrastive_loss(z: &Var, labels: &Tensor, kind: ContrastiveLoss) -> Resu
     }
     let z_value = z.tensor().clone();
     let device = z_value.device().clone();
-    let loss = Tensor::empty(&device, &[1], DType::F32)?;
     let settings = kind.settings(NORM_EPS);
+    check_temperature(OP, settings.temperature)?;
+    let loss = Tensor::empty(&device, &[1], DType::F32)?;
     match device.kind() {
         #[cfg(feature = "cpu")]
         Kind::Cpu => {
@@ -262,6 +264,7 @@ pub fn similarity_matrix(z: &Var, temperature: f32) -> Result<Var> {
     const OP: &str = "similarity_matrix";
     check_floats(OP, &[("z", z.tensor())])?;
     let [n, dim] = matrix(OP, "z", z.tensor())?;
+    check_temperature(OP, temperature)?;
     let zs = z.tensor();
     let sim = Tensor::empty(zs.device(), &[n, n], zs.dtype())?;
     on_device!(

@@ -260,12 +260,9 @@ fn errors_say_what_is_wrong() {
         &["batch_norm backward_inference", "6 elements in `dy`", "got 4"],
     );
     assert_error(batch_norm::inv_std(&one, 1e-3, &mut y), &["3 elements in `out`", "got 6"]);
-    assert_error(
-        batch_norm::update_running(&mut mean, &mut var, &one, &one, 0, 0.99, false),
-        &["rows > 0", "rows 0", "0.99 by default"],
-    );
+    assert_error(batch_norm::update_running(&mut mean, &mut var, &one, &one, 0, 0.99, false), &["rows > 0", "got 0"]);
     assert_error(
         batch_norm::update_running(&mut mean, &mut var, &one, &one, 1, 1.5, false),
-        &["momentum in [0, 1]", "momentum 1.5"],
+        &["momentum in [0, 1]", "got 1.5", "0.99 by default"],
     );
 }

@@ -268,7 +268,7 @@ fn bias_grad() {
     check::<bf16>();
 }
 
-/// Shared memory without bank conflicts, and everything copied 16 bytes at a time.
+/// Shared memory without bank conflicts.
 fn counters() {
     if std::env::var_os("WARPSMITH_CUDA").is_some() {
         return;

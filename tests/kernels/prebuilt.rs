@@ -50,7 +50,6 @@ fn prebuilt_ptx_is_that_of_the_sources() {
     assert_eq!(fs::read_to_string(kernels.join("prebuilt/manifest.txt")).unwrap(), manifest);
 }
 
-/// What feature `compile-kernels` embeds besides.
 /// Kind (1: PTX, 2: machine code) and architecture of what a fatbin holds.
 fn fatbin_entries(fatbin: &[u8]) -> Vec<(u16, u32)> {
     let half = |at: usize| u16::from_le_bytes(fatbin[at..][..2].try_into().unwrap());
@@ -65,6 +64,7 @@ fn fatbin_entries(fatbin: &[u8]) -> Vec<(u16, u32)> {
     entries
 }
 
+/// What feature `compile-kernels` embeds beside the PTX.
 fn a_fatbin_loads() {
     let Some(nvcc) = nvcc::find().unwrap() else {
         assert!(!set("WARPSMITH_REQUIRE_NVCC"), "WARPSMITH_REQUIRE_NVCC=1, and there is no nvcc");

@@ -289,6 +289,6 @@ fn devices() {
             // On a machine without a driver, which most are; others have texts of their own, see tests/cuda.
             None => assert!(!auto.reason.is_empty()),
         }
-        assert_error(Device::cuda(1 << 20), &["device cuda:1048576: ", "use the CPU device"]);
+        assert_error(Device::cuda(1 << 20), &["device cuda:1048576: "]);
     }
 }
