@@ -5,8 +5,9 @@
 //! each run are compared; training is chaotic, so no two steps in a row are taken on the device.
 //!
 //! How far two right answers may lie apart depends on the state: eight samples in a batch norm whose variance is nearly 0
-//! amplify the last bit of the weights ten thousandfold. So the CPU takes each step thrice more with weights that are off
-//! by a few units in the last place, and the device must be no further away than three times that.
+//! amplify the last bit of the weights ten thousandfold, and a ReLU whose input is nearly 0 is open or not. So the CPU takes
+//! each step several times more with weights that are off by a few units in the last place, and the device must be no further
+//! away than three times the furthest of these.
 
 use super::Case;
 use super::gpu::gpu;
@@ -32,6 +33,9 @@ pub const LONG_CASES: &[Case] = &[
         follows_the_cpu::<recipes::supcon::Config>(&["similarity_images=10"]);
     }),
 ];
+
+/// The CPU's steps from nudged weights, at most.
+const NUDGES: u64 = 16;
 
 /// What a step trained on, and where it led.
 struct Step {
@@ -116,20 +120,23 @@ fn distance(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
     if off == 0.0 { 0.0 } else { (off / of).sqrt() }
 }
 
-/// Moves every weight of a checkpoint by up to four units in its last place: the rounding of a few layers.
-fn nudge_weights(folder: &Path, seed: u64) {
+/// Moves every weight of a checkpoint by up to four units in its last place: the rounding of a few layers. Returns them.
+fn nudge_weights(folder: &Path, seed: u64) -> Vec<f32> {
     let path = folder.join("checkpoint.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     let (header, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     let (first, end) = metadata.tensors()["params"].data_offsets;
     let mut random = Philox::new(seed, 7);
+    let mut weights = Vec::new();
     for value in bytes[8 + header..][first..end].chunks_exact_mut(4) {
         let bits = u32::from_le_bytes((&*value).try_into().unwrap());
         // Zeros are padding, and biases at the start.
         let nudged = if bits << 1 == 0 { bits } else { bits + random.next_word() % 9 - 4 };
         value.copy_from_slice(&nudged.to_le_bytes());
+        weights.push(f32::from_bits(nudged));
     }
     fs::write(path, bytes).unwrap();
+    weights
 }
 
 fn follows_the_cpu<R: Recipe>(settings: &[&str]) {
@@ -144,7 +151,7 @@ fn follows_the_cpu<R: Recipe>(settings: &[&str]) {
     let cpu = Device::cpu().unwrap();
     let cuda = Device::cuda_with(CudaOptions { cached: false, ..CudaOptions::default() }).unwrap();
     let scratch = tempfile::tempdir().unwrap();
-    let [folder, nudged, copy] = ["cpu", "nudged", "cuda"].map(|name| scratch.path().join(name));
+    let [folder, start, nudged, copy] = ["cpu", "start", "nudged", "cuda"].map(|name| scratch.path().join(name));
     recipes::start(&recipe, &Sources::default(), &folder, &cpu, 42).unwrap();
     let mut before: Option<Step> = None;
     let mut compared = BTreeMap::new();
@@ -154,13 +161,13 @@ fn follows_the_cpu<R: Recipe>(settings: &[&str]) {
         }
         let Some(want) = one_step::<R>(&folder, &cpu) else { break };
         if let Some(before) = before.filter(|before| before.run == want.run) {
-            let near = [1, 2, 3].map(|seed| {
-                copy_folder(&copy, &nudged);
-                nudge_weights(&nudged, seed);
-                one_step::<R>(&nudged, &cpu).unwrap()
-            });
+            copy_folder(&copy, &start);
             let got = one_step::<R>(&copy, &cuda).unwrap();
-            compare(&before, &got, &near, &want);
+            let near = (1..=NUDGES).map(|seed| {
+                copy_folder(&start, &nudged);
+                (nudge_weights(&nudged, seed), one_step::<R>(&nudged, &cpu).unwrap())
+            });
+            compare(&before, &got, near, &want);
             *compared.entry(want.run.clone()).or_insert(0) += 1;
         }
         before = Some(want);
@@ -168,8 +175,9 @@ fn follows_the_cpu<R: Recipe>(settings: &[&str]) {
     assert!(compared.len() >= 2 && compared.values().all(|&n| n == steps), "{compared:?}");
 }
 
-/// From the state `before`, the device went to `got` and the CPU to `want`, from nudged weights to `near`.
-fn compare(before: &Step, got: &Step, near: &[Step], want: &Step) {
+/// From the state `before`, the device went to `got` and the CPU to `want`; `near` are nudged weights and where the CPU went
+/// from them.
+fn compare(before: &Step, got: &Step, near: impl Iterator<Item = (Vec<f32>, Step)>, want: &Step) {
     let name = format!("{}, step {}", want.run, want.step);
     assert_eq!((&got.run, got.step, got.learning_rate), (&want.run, want.step, want.learning_rate));
     assert!(got.indices == want.indices && got.labels == want.labels, "{name}: labels and order of the batch");
@@ -183,38 +191,48 @@ fn compare(before: &Step, got: &Step, near: &[Step], want: &Step) {
         |a: &Step, name: &str| distance((0..want.tensors[name].len()).map(|i| (of(a, name, i), of(want, name, i))));
     // The gradient is what made the new first moment out of the old one.
     let gradient = |step: &Step, i: usize| (of(step, m, i) - 0.9 * of(before, m, i)) / 0.1;
-    let errors = |a: &Step| {
+    let update = |from: &[f32], step: &Step, i: usize| of(step, params, i) - f64::from(from[i]);
+    let (n, begin) = (want.tensors[params].len(), &before.tensors[params]);
+    let errors = |from: &[f32], a: &Step| {
         let gradients = distance((0..moments).map(|i| (gradient(a, i), gradient(want, i))));
         [
             ("loss", ((loss(a) - loss(want)) / loss(want)).abs()),
             ("gradient", gradients),
             ("second moment", apart(a, v)),
             ("moving statistics", apart(a, stats)),
+            ("update", distance((0..n).map(|i| (update(from, a, i), update(begin, want, i))))),
         ]
     };
-    for (i, (what, error)) in errors(got).into_iter().enumerate() {
-        let near = near.iter().map(|near| errors(near)[i].1).fold(0.0, f64::max);
-        println!("{name}: {what} off by {error:.1e}, nudged weights make {near:.1e}");
-        assert!(near <= 0.2, "{name}: {what} cannot be compared, nudged weights make {near}");
-        assert!(error <= 3.0 * near + 1e-5, "{name}: {what} off by {error}, nudged weights make {near}");
+    // Where a gradient is nearly 0 the sign of an update is that of rounding. With frozen parameters that is rare, and
+    // the moments are fewer than the parameters; the checkpoint does not say whose they are.
+    let all = moments == n;
+    let off: Vec<(&str, f64)> = errors(begin, got).into_iter().take(if all { 4 } else { 5 }).collect();
+    let mut own = vec![0.0f64; off.len()];
+    let is_near = |own: &[f64]| off.iter().zip(own).all(|((_, off), own)| *off <= 3.0 * own + 1e-5);
+    // One flip of a ReLU moves a gradient a hundred times further than rounding alone, and not every nudge makes one.
+    for (from, near) in near {
+        own.iter_mut().zip(errors(&from, &near)).for_each(|(own, (_, error))| *own = own.max(error));
+        if is_near(&own) {
+            break;
+        }
     }
+    for ((what, off), own) in off.iter().zip(&own) {
+        println!("{name}: {what} off by {off:.1e}, nudged weights make {own:.1e}");
+        assert!(*own <= 0.2, "{name}: {what} cannot be compared, nudged weights make {own}");
+    }
+    assert!(is_near(&own), "{name}: {off:?}, nudged weights make {own:?}");
 
-    // The update is the one that the device's own moments call for: where a gradient is nearly 0 the sign of an update is
-    // that of rounding. With frozen parameters the moments are fewer, and the checkpoint does not say whose they are.
-    let update = |step: &Step, i: usize| of(step, params, i) - of(before, params, i);
-    let n = want.tensors[params].len();
-    if moments == n {
+    if all {
+        // The update is the one that the device's own moments call for; a weight near 1 holds one of 1e-3 to 6e-5 of it.
         let t = want.step as i32;
         let rate = want.learning_rate * (1.0 - 0.999f64.powi(t)).sqrt() / (1.0 - 0.9f64.powi(t));
         let asked = |i: usize| -rate * of(got, m, i) / (of(got, v, i).sqrt() + 1e-7);
-        let error = distance((0..n).map(|i| (update(got, i), asked(i))));
+        let error = distance((0..n).map(|i| (update(begin, got, i), asked(i))));
         println!("{name}: update off by {error:.1e}");
         assert!(error <= 1e-4, "{name}: update off by {error}");
     } else {
-        assert!((0..n).all(|i| (update(got, i) == 0.0) == (update(want, i) == 0.0)), "{name}: what is frozen");
-        let error = distance((0..n).map(|i| (update(got, i), update(want, i))));
-        println!("{name}: update off by {error:.1e}");
-        assert!(error <= 1e-2, "{name}: update off by {error}");
+        let is_frozen = |step: &Step, i: usize| update(begin, step, i) == 0.0;
+        assert!((0..n).all(|i| is_frozen(got, i) == is_frozen(want, i)), "{name}: what is frozen");
     }
     if want.tensors.contains_key("swa/average") {
         // An average is not further off than what it is of.
