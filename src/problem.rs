@@ -251,9 +251,10 @@ impl Conv2dProblem {
         self.r as usize * self.s as usize * self.c as usize
     }
 
-    /// Floating-point operations of one pass (padding taps included): `2·m·n·k`.
+    /// Floating-point operations of one pass (padding taps included): `2·m·n·k`, at most what a u64 holds.
     pub fn flops(&self) -> u64 {
-        2 * self.gemm_m() as u64 * self.gemm_n() as u64 * self.gemm_k() as u64
+        let [m, n, k] = [self.gemm_m(), self.gemm_n(), self.gemm_k()].map(|extent| extent as u64);
+        2u64.saturating_mul(m).saturating_mul(n).saturating_mul(k)
     }
 
     /// Compulsory bytes of one pass for elements of `elem_bytes`: each operand and the result once.
