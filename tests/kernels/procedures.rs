@@ -120,6 +120,15 @@ fn distance(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
     if off == 0.0 { 0.0 } else { (off / of).sqrt() }
 }
 
+fn wide(values: &[f32]) -> impl Iterator<Item = f64> {
+    values.iter().map(|&value| f64::from(value))
+}
+
+/// What a step left of a tensor less a share of what it was.
+fn changes(step: &Step, name: &str, before: &[f32], share: f64) -> impl Iterator<Item = f64> {
+    wide(&step.tensors[name]).zip(wide(before)).map(move |(after, before)| after - share * before)
+}
+
 /// Moves every weight of a checkpoint by up to four units in its last place: the rounding of a few layers. Returns them.
 fn nudge_weights(folder: &Path, seed: u64) -> Vec<f32> {
     let path = folder.join("checkpoint.safetensors");
@@ -186,21 +195,19 @@ fn compare(before: &Step, got: &Step, near: impl Iterator<Item = (Vec<f32>, Step
     let [m, v, params, stats] = ["adam/m", "adam/v", "params", "moving_statistics"];
     let moments = want.tensors[m].len();
     let loss = |step: &Step| step.loss * step.step as f64 - before.loss * before.step as f64;
-    let of = |step: &Step, name: &str, i: usize| f64::from(step.tensors[name][i]);
-    let apart =
-        |a: &Step, name: &str| distance((0..want.tensors[name].len()).map(|i| (of(a, name, i), of(want, name, i))));
-    // The gradient is what made the new first moment out of the old one.
-    let gradient = |step: &Step, i: usize| (of(step, m, i) - 0.9 * of(before, m, i)) / 0.1;
-    let update = |from: &[f32], step: &Step, i: usize| of(step, params, i) - f64::from(from[i]);
+    let apart = |a: &Step, name: &str| distance(wide(&a.tensors[name]).zip(wide(&want.tensors[name])));
     let (n, begin) = (want.tensors[params].len(), &before.tensors[params]);
     let errors = |from: &[f32], a: &Step| {
-        let gradients = distance((0..moments).map(|i| (gradient(a, i), gradient(want, i))));
         [
             ("loss", ((loss(a) - loss(want)) / loss(want)).abs()),
-            ("gradient", gradients),
+            // What made the new first moments out of the old ones.
+            (
+                "gradient",
+                distance(changes(a, m, &before.tensors[m], 0.9).zip(changes(want, m, &before.tensors[m], 0.9))),
+            ),
             ("second moment", apart(a, v)),
             ("moving statistics", apart(a, stats)),
-            ("update", distance((0..n).map(|i| (update(from, a, i), update(begin, want, i))))),
+            ("update", distance(changes(a, params, from, 1.0).zip(changes(want, params, begin, 1.0)))),
         ]
     };
     // Where a gradient is nearly 0 the sign of an update is that of rounding. With frozen parameters that is rare, and
@@ -226,13 +233,13 @@ fn compare(before: &Step, got: &Step, near: impl Iterator<Item = (Vec<f32>, Step
         // The update is the one that the device's own moments call for; a weight near 1 holds one of 1e-3 to 6e-5 of it.
         let t = want.step as i32;
         let rate = want.learning_rate * (1.0 - 0.999f64.powi(t)).sqrt() / (1.0 - 0.9f64.powi(t));
-        let asked = |i: usize| -rate * of(got, m, i) / (of(got, v, i).sqrt() + 1e-7);
-        let error = distance((0..n).map(|i| (update(begin, got, i), asked(i))));
+        let asked = wide(&got.tensors[m]).zip(wide(&got.tensors[v])).map(|(m, v)| -rate * m / (v.sqrt() + 1e-7));
+        let error = distance(changes(got, params, begin, 1.0).zip(asked));
         println!("{name}: update off by {error:.1e}");
         assert!(error <= 1e-4, "{name}: update off by {error}");
     } else {
-        let is_frozen = |step: &Step, i: usize| update(begin, step, i) == 0.0;
-        assert!((0..n).all(|i| is_frozen(got, i) == is_frozen(want, i)), "{name}: what is frozen");
+        let [got, want] = [got, want].map(|step| changes(step, params, begin, 1.0).map(|change| change == 0.0));
+        assert!(got.eq(want), "{name}: what is frozen");
     }
     if want.tensors.contains_key("swa/average") {
         // An average is not further off than what it is of.
