@@ -15,6 +15,8 @@ use pool::{Pool, Source};
 pub(crate) use scratch::{Draws, InUse, Kept, Scratch};
 use std::collections::BTreeMap;
 use std::fmt;
+#[cfg(feature = "cuda")]
+use std::sync::Weak;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A handle to a device. Clones are the same device; tensors of different devices do not mix.
@@ -110,6 +112,14 @@ pub struct MemoryStats {
     pub system_allocations: u64,
 }
 
+#[cfg(feature = "cuda")]
+impl MemoryStats {
+    /// What a report of memory that ran out says.
+    fn usage(&self) -> String {
+        format!("{} bytes in use, {} at the peak", self.in_use_bytes, self.peak_bytes)
+    }
+}
+
 /// The thread pool that all devices share, with a thread per available core.
 #[cfg(feature = "cpu")]
 fn shared_threads() -> Result<Arc<rayon::ThreadPool>> {
@@ -200,8 +210,11 @@ impl Device {
     #[cfg(feature = "cuda")]
     pub fn cuda_with(options: CudaOptions) -> Result<Device> {
         let gpu = Arc::new(Gpu::open(options)?);
+        let pool = Pool::new(Source::Cuda(gpu.clone()), options.cached);
+        let cache: Weak<Pool> = Arc::downgrade(&pool);
+        gpu.kernels().share_memory(cache);
         Ok(Device(Arc::new(Inner {
-            pool: Pool::new(Source::Cuda(gpu.clone()), options.cached),
+            pool,
             kind: Kind::Cuda(gpu),
             profile: Mutex::default(),
             kept: KeptValues::default(),
