@@ -6,6 +6,8 @@ mod pool;
 #[cfg(feature = "cuda")]
 mod scratch;
 
+#[cfg(all(feature = "cuda", feature = "train"))]
+use crate::data::on_device::Resident;
 use crate::{Error, Result};
 #[cfg(feature = "cuda")]
 pub use gpu::{CudaOptions, Gpu};
@@ -30,6 +32,9 @@ struct Inner {
     profile: Mutex<Option<BTreeMap<&'static str, OpTime>>>,
     #[cfg(feature = "cuda")]
     kept: KeptValues,
+    /// Data sets in the device's memory.
+    #[cfg(all(feature = "cuda", feature = "train"))]
+    resident_sets: Arc<Resident>,
     /// Of the host: ops of the CPU device run on them, and batches are prepared on them for every device.
     #[cfg(feature = "cpu")]
     threads: Arc<rayon::ThreadPool>,
@@ -155,6 +160,8 @@ impl Device {
             profile: Mutex::default(),
             #[cfg(feature = "cuda")]
             kept: KeptValues::default(),
+            #[cfg(all(feature = "cuda", feature = "train"))]
+            resident_sets: Arc::default(),
             threads,
         }))
     }
@@ -218,6 +225,8 @@ impl Device {
             kind: Kind::Cuda(gpu),
             profile: Mutex::default(),
             kept: KeptValues::default(),
+            #[cfg(feature = "train")]
+            resident_sets: Arc::default(),
             #[cfg(feature = "cpu")]
             threads: shared_threads()?,
         })))
@@ -258,6 +267,12 @@ impl Device {
     #[cfg(all(feature = "cuda", feature = "train"))]
     pub(crate) fn augment_draws(&self) -> InUse<'_, Draws> {
         self.kept(&self.0.kept.augment)
+    }
+
+    /// The data sets that lie in the device's memory.
+    #[cfg(all(feature = "cuda", feature = "train"))]
+    pub(crate) fn resident_sets(&self) -> &Arc<Resident> {
+        &self.0.resident_sets
     }
 
     /// The number 1.
