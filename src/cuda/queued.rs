@@ -49,7 +49,8 @@ pub(crate) struct Queued {
     state: Mutex<State>,
 }
 
-/// Streams by the driver's handles, as numbers: a stream may go while what was queued on it is still running.
+/// Streams by the driver's handles, as numbers: a stream may go while what was queued on it is still running. The default
+/// streams of all threads have one handle.
 type Handle = usize;
 
 #[derive(Debug, Default)]
