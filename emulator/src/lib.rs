@@ -206,7 +206,8 @@ fn part(name: &str, address: u64, bytes: u64) -> Result<(), Error> {
     }
 }
 
-/// Sets an option: `profile` (`sm_80`, `sm_90`), `checks` (`all`, `memory`, `none`), `seed`, `threads` or `limit` (numbers), or
+/// Sets an option: `profile` (`sm_80`, `sm_90`), `checks` (`all`, `memory`, `none`), `seed`, `threads` or `limit` (numbers),
+/// `memory_bytes` (device memory that can be live at once, to see what a program does when there is no more), or
 /// `resources` (a file with the output of `ptxas -v`).
 pub fn configure(key: &str, value: &str) -> Result<(), Error> {
     initialised()?;

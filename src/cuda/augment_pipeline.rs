@@ -201,7 +201,7 @@ impl Plan {
         steps.iter().try_for_each(AugmentStep::check)?;
         // An allocation of nothing is an error to the driver.
         let list = if steps.is_empty() { &[AugmentStep::random_flip()] } else { steps };
-        let on_device = stream.clone_htod(list).map_err(|e| kernels.error("uploading the steps", e))?;
+        let on_device = kernels.upload("the steps", list, stream)?;
         Ok(Plan { steps: steps.to_vec(), on_device, branch })
     }
 
@@ -365,7 +365,7 @@ fn spans(sizes: impl IntoIterator<Item = [usize; 2]>) -> Result<(Vec<ImageSpan>,
 fn upload(kernels: &Kernels, spans: &[ImageSpan], stream: &Arc<CudaStream>) -> Result<CudaSlice<ImageSpan>> {
     // An allocation of nothing is an error to the driver.
     let spans = if spans.is_empty() { &[ImageSpan { offset: 0, h: 0, w: 0 }] } else { spans };
-    stream.clone_htod(spans).map_err(|e| kernels.error("uploading the image table", e))
+    kernels.upload("the image table", spans, stream)
 }
 
 /// Which images of a table a batch takes.

@@ -1,18 +1,19 @@
 //! Kernels as Rust sees them: which entry points there are, their arguments, and the launch itself.
 
 pub(crate) use super::queued::driver_error;
-use super::queued::{Queued, is_fault};
+use super::queued::{Driver, OUT_OF_MEMORY, Queued, is_fault};
 use crate::{Error, Result};
 use cudarc::driver::sys::{self, CUfunction_attribute_enum, CUjit_option};
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice, DriverError,
-    LaunchConfig, PushKernelArg, SyncOnDrop,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, DeviceSlice,
+    DriverError, LaunchConfig, PushKernelArg, SyncOnDrop,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
+use std::fmt::Display;
 use std::mem::MaybeUninit;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// PTX of every kernel file, by name.
 const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -135,6 +136,15 @@ pub struct Kernels {
     modules: Mutex<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Mutex<HashMap<(&'static str, &'static str), CudaFunction>>,
     queued: Queued,
+    cache: OnceLock<Weak<dyn Cache>>,
+}
+
+/// What takes the context's memory beside launchers and modules, and keeps some of it for later: a device's pool.
+pub(crate) trait Cache: Send + Sync {
+    /// Gives what is not in use back to the driver.
+    fn trim(&self);
+    /// What is in use, for the report that no memory is left.
+    fn usage(&self) -> String;
 }
 
 impl std::fmt::Debug for Kernels {
@@ -153,11 +163,16 @@ const LOG_BYTES: usize = 8 << 10;
 /// When the driver refuses the PTX.
 pub fn load_ptx(context: &Arc<CudaContext>, name: &str, ptx: &str) -> Result<Arc<CudaModule>> {
     context.load_module(Ptx::from_src(ptx)).map_err(|error| {
-        if is_fault(error) {
+        if !is_about_ptx(error) {
             return driver_error(format_args!("loading the kernels of `{name}`"), error);
         }
         refused(context, name, ptx, error)
     })
+}
+
+/// Whether a load may have failed because of what was loaded.
+fn is_about_ptx(error: DriverError) -> bool {
+    !is_fault(error) && error != OUT_OF_MEMORY
 }
 
 /// The error for PTX that the driver has refused.
@@ -171,6 +186,14 @@ fn refused(context: &CudaContext, name: &str, ptx: &str, error: DriverError) -> 
         ),
         "update the driver to R535 (CUDA 12.2) or newer",
     )
+}
+
+/// Memory of the GPU that nobody has taken, in words.
+pub(crate) fn free_memory(context: &CudaContext) -> String {
+    match context.mem_get_info() {
+        Ok((free, total)) => format!("{free} of {total} bytes free on the GPU"),
+        Err(error) => format!("free memory unknown ({error})"),
+    }
 }
 
 /// What the driver's compiler says about PTX that it has refused; the context is current.
@@ -229,12 +252,82 @@ impl Kernels {
             modules: Mutex::default(),
             functions: Mutex::default(),
             queued: Queued::default(),
+            cache: OnceLock::new(),
         }
+    }
+
+    /// Says who else takes the context's memory.
+    #[cfg(feature = "nn")]
+    pub(crate) fn share_memory(&self, cache: Weak<dyn Cache>) {
+        // Said once, by the device that the kernels are made for.
+        let _ = self.cache.set(cache);
+    }
+
+    /// A call that may take memory: where the driver has none left, it is made again after the cache was given back.
+    pub(crate) fn taking_memory<T>(&self, mut call: impl FnMut() -> Driver<T>) -> Driver<T> {
+        match (call(), self.cache()) {
+            (Err(OUT_OF_MEMORY), Some(cache)) => {
+                cache.trim();
+                call()
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    fn cache(&self) -> Option<Arc<dyn Cache>> {
+        self.cache.get().and_then(Weak::upgrade)
+    }
+
+    /// Values of the host in device memory of their own; `what` is what errors call them.
+    pub(super) fn upload<T: DeviceRepr>(
+        &self,
+        what: &str,
+        values: &[T],
+        stream: &Arc<CudaStream>,
+    ) -> Result<CudaSlice<T>> {
+        self.taking_memory(|| stream.clone_htod(values))
+            .map_err(|e| self.error(format_args!("uploading {what} of {} bytes", size_of_val(values)), e))
     }
 
     /// The context whose kernels these are.
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    /// Waits for everything queued on `stream` so far: kernels run asynchronously, so this is where their faults show.
+    ///
+    /// # Errors
+    /// When something queued earlier failed on the GPU; the error names what these kernels' launchers queued last. When
+    /// the stream is of another device.
+    ///
+    /// # Example
+    /// ```no_run
+    /// use cudarc::driver::CudaContext;
+    /// use warpsmith::cuda::{Kernels, elementwise};
+    /// let context = CudaContext::new(0)?;
+    /// let (kernels, stream) = (Kernels::new(&context), context.new_stream()?);
+    /// let x = stream.clone_htod(&[-1.0f32, 2.0])?;
+    /// let mut y = stream.alloc_zeros::<f32>(2)?;
+    /// elementwise::relu(&kernels, &x, &mut y, &stream)?;
+    /// // device cuda:0: an op failed on the GPU: ...; queued last: relu; noticed while waiting
+    /// kernels.synchronize(&stream)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn synchronize(&self, stream: &CudaStream) -> Result<()> {
+        self.check_stream(stream)?;
+        self.queued.wait(stream, || stream.synchronize()).map_err(|error| self.error("waiting", error))
+    }
+
+    fn check_stream(&self, stream: &CudaStream) -> Result<()> {
+        let (got, expected) = (stream.context().ordinal(), self.context.ordinal());
+        if got == expected {
+            return Ok(());
+        }
+        Err(Error::device(
+            format_args!("cuda:{expected}"),
+            format_args!("the stream is of cuda:{got}"),
+            "use a stream of the context that the kernels were made for",
+        ))
     }
 
     /// What was queued last.
@@ -244,8 +337,20 @@ impl Kernels {
     }
 
     /// A driver's error, after what failed before it.
-    pub(super) fn error(&self, doing: impl std::fmt::Display, error: DriverError) -> Error {
-        self.queued.error(format_args!("cuda:{}", self.context.ordinal()), doing, error)
+    pub(super) fn error(&self, doing: impl Display, error: DriverError) -> Error {
+        self.error_on(format_args!("cuda:{}", self.context.ordinal()), doing, error)
+    }
+
+    /// As [`Kernels::error`], with another name of the device.
+    pub(crate) fn error_on(&self, device: impl Display, doing: impl Display, error: DriverError) -> Error {
+        match error {
+            OUT_OF_MEMORY => {
+                let usage = self.cache().map_or_else(String::new, |cache| cache.usage() + "; ");
+                let doing = format_args!("{doing}, with {usage}{}", free_memory(&self.context));
+                self.queued.error(device, doing, error)
+            }
+            _ => self.queued.error(device, doing, error),
+        }
     }
 
     fn module(&self, file: &'static str) -> Result<Arc<CudaModule>> {
@@ -256,14 +361,14 @@ impl Kernels {
         let (_, ptx) = FILES.iter().find(|(name, _)| *name == file).ok_or_else(|| {
             Error::device("cuda", format_args!("no kernel file `{file}` was built in"), "build from a whole checkout")
         })?;
-        let loaded = match FATBINS.iter().find(|(name, _)| *name == file) {
+        let load = || match FATBINS.iter().find(|(name, _)| *name == file) {
             // Nothing is left for the driver to compile on the GPUs that it was made for.
             Some((_, fatbin)) => self.context.load_module(Ptx::from_binary(fatbin.to_vec())),
             None => self.context.load_module(Ptx::from_src(*ptx)),
         };
-        let module = loaded.map_err(|error| match is_fault(error) {
-            true => self.error(format_args!("loading the kernels of `{file}`"), error),
-            false => refused(&self.context, file, ptx, error),
+        let module = self.taking_memory(load).map_err(|error| match is_about_ptx(error) {
+            true => refused(&self.context, file, ptx, error),
+            false => self.error(format_args!("loading the kernels of `{file}`"), error),
         })?;
         modules.insert(file, module.clone());
         Ok(module)
@@ -275,9 +380,10 @@ impl Kernels {
             return Ok(function.clone());
         }
         let symbol = format!("{}_{suffix}", entry.name);
+        let module = self.module(entry.file)?;
+        // A driver that loads lazily does so now.
         let function = self
-            .module(entry.file)?
-            .load_function(&symbol)
+            .taking_memory(|| module.load_function(&symbol))
             .map_err(|error| self.error(format_args!("finding the kernel {symbol}"), error))?;
         self.functions.lock().unwrap_or_else(PoisonError::into_inner).insert((entry.name, suffix), function.clone());
         Ok(function)
@@ -300,14 +406,8 @@ impl Kernels {
         if grid.x == 0 || grid.y == 0 {
             return Ok(());
         }
+        self.check_stream(stream)?;
         let symbol = || format!("{}_{suffix}", entry.name);
-        if stream.context().ordinal() != self.context.ordinal() {
-            return Err(Error::device(
-                "cuda",
-                format_args!("{} is loaded on device {}, the stream is of another", symbol(), self.context.ordinal()),
-                "use a stream of the context that the kernels were made for",
-            ));
-        }
         let sizes: Vec<usize> = args.iter().map(|arg| arg.bytes).collect();
         if sizes != entry.params || grid.x > i32::MAX as u64 || grid.y > 65_535 {
             return Err(Error::shape(
@@ -339,7 +439,7 @@ impl Kernels {
         };
         // SAFETY: the caller's contract; number and sizes of the arguments were just compared with the kernel's.
         unsafe { launch.launch(config) }.map_err(|e| self.error(format_args!("launching {}", symbol()), e))?;
-        self.queued.note(entry.name);
+        self.queued.note(entry.name, stream);
         Ok(())
     }
 }

@@ -38,8 +38,12 @@ mod spans;
 pub mod supcon;
 pub mod swa;
 
+#[cfg(feature = "nn")]
+pub(crate) use launch::{Cache, free_memory};
 pub use launch::{Entry, Kernels, Value, load_ptx, ptx};
 pub use probe::{DeviceInfo, ProbeError, ProbeInputs, probe};
+#[cfg(feature = "nn")]
+pub(crate) use queued::{Driver, FREE_MEMORY, OUT_OF_MEMORY};
 pub use raw::Raw;
 pub use spans::SpanTable;
 

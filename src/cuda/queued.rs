@@ -2,16 +2,23 @@
 //! in some later call, which is not to blame.
 
 use crate::Error;
-use cudarc::driver::DriverError;
-use std::collections::VecDeque;
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaStream, DriverError};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(crate) type Driver<T> = std::result::Result<T, DriverError>;
 
 /// Ops and kernels that the report of a fault names: the last ones before it was noticed.
 const NAMED: usize = 8;
 
 const CONTEXT_LOST: &str = "the context is lost: start again, with CUDA_LAUNCH_BLOCKING=1 to have the op named exactly";
 const REFUSED: &str = "the driver refuses the call: `nvidia-smi` shows the state of the GPU";
+pub(crate) const FREE_MEMORY: &str =
+    "use a smaller batch or smaller images, or stop other processes on the GPU (`nvidia-smi`)";
+
+pub(crate) const OUT_OF_MEMORY: DriverError = DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
 
 /// Whether an error says that something queued earlier failed while it ran, or that the GPU itself did: every later call
 /// on the context returns it again.
@@ -27,8 +34,13 @@ pub(crate) fn driver_error(doing: impl fmt::Display, error: DriverError) -> Erro
             let what = format_args!("something queued earlier failed on the GPU: {error}; noticed while {doing}");
             Error::device("cuda", what, CONTEXT_LOST)
         }
-        false => Error::device("cuda", format_args!("{doing}: {error}"), REFUSED),
+        false => refused("cuda", doing, error),
     }
+}
+
+fn refused(device: impl fmt::Display, doing: impl fmt::Display, error: DriverError) -> Error {
+    let hint = if error == OUT_OF_MEMORY { FREE_MEMORY } else { REFUSED };
+    Error::device(device, format_args!("{doing}: {error}"), hint)
 }
 
 /// The names of what was queued last, until it is known to have ended.
@@ -37,14 +49,16 @@ pub(crate) struct Queued {
     state: Mutex<State>,
 }
 
+/// Streams by the driver's handles, as numbers: a stream may go while what was queued on it is still running. The default
+/// streams of all threads have one handle.
+type Handle = usize;
+
 #[derive(Debug, Default)]
 struct State {
-    /// The last ones, each with its number.
-    recent: VecDeque<(u64, &'static str)>,
+    /// The last ones of each stream that are not known to have ended, each with its number.
+    recent: HashMap<Handle, VecDeque<(u64, &'static str)>>,
     /// How many were queued.
     count: u64,
-    /// How many of them are known to have ended.
-    ended: u64,
     /// What the driver said when a fault was first noticed. From then on nothing is forgotten or added: what comes later
     /// is not to blame.
     fault: Option<String>,
@@ -55,34 +69,44 @@ impl Queued {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what has been queued.
-    pub(crate) fn note(&self, name: &'static str) {
+    /// Notes what has been queued on a stream.
+    pub(crate) fn note(&self, name: &'static str, stream: &CudaStream) {
+        self.note_on(stream.cu_stream().addr(), name);
+    }
+
+    fn note_on(&self, stream: Handle, name: &'static str) {
         let state = &mut *self.lock();
         if state.fault.is_some() {
             return;
         }
         state.count += 1;
-        match state.recent.back_mut() {
+        let recent = state.recent.entry(stream).or_default();
+        match recent.back_mut() {
             Some((number, last)) if *last == name => *number = state.count,
-            _ => state.recent.push_back((state.count, name)),
+            _ => recent.push_back((state.count, name)),
         }
         // One more than is named, to know whether there was more.
-        if state.recent.len() > NAMED + 1 {
-            state.recent.pop_front();
+        if recent.len() > NAMED + 1 {
+            recent.pop_front();
         }
     }
 
-    /// How many were queued so far: what to tell [`Queued::ended`] after a wait that starts now.
-    #[cfg(feature = "nn")]
-    pub(crate) fn count(&self) -> u64 {
-        self.lock().count
+    /// Waits for `stream`: what was queued there before is forgotten if `wait` ends well.
+    pub(crate) fn wait(&self, stream: &CudaStream, wait: impl FnOnce() -> Driver<()>) -> Driver<()> {
+        self.wait_on(stream.cu_stream().addr(), wait)
     }
 
-    /// Forgets the first `count`: they have ended.
-    #[cfg(feature = "nn")]
-    pub(crate) fn ended(&self, count: u64) {
-        let mut state = self.lock();
-        state.ended = state.ended.max(count);
+    fn wait_on(&self, stream: Handle, wait: impl FnOnce() -> Driver<()>) -> Driver<()> {
+        let count = self.lock().count;
+        wait()?;
+        let recent = &mut self.lock().recent;
+        if let Some(names) = recent.get_mut(&stream) {
+            names.retain(|(number, _)| *number > count);
+            if names.is_empty() {
+                recent.remove(&stream);
+            }
+        }
+        Ok(())
     }
 
     /// What the driver's answer to a call means. Once something queued has failed, that and what it may have been comes
@@ -93,10 +117,11 @@ impl Queued {
             state.fault = Some(error.to_string());
         }
         let Some(fault) = &state.fault else {
-            return Error::device(device, format_args!("{doing}: {error}"), REFUSED);
+            return refused(device, doing, error);
         };
-        let names: Vec<&str> =
-            state.recent.iter().rev().filter(|(number, _)| *number > state.ended).map(|(_, name)| *name).collect();
+        let mut recent: Vec<_> = state.recent.values().flatten().collect();
+        recent.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+        let names: Vec<&str> = recent.iter().map(|(_, name)| *name).collect();
         let suspects = match names.len() {
             0 => "nothing of warpsmith's was queued since the last wait".to_string(),
             n if n > NAMED => format!("queued last: {}, and more", names[..NAMED].join(", ")),
@@ -110,7 +135,6 @@ impl Queued {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cudarc::driver::sys::CUresult;
 
     #[test]
     fn faults_are_what_no_call_is_to_blame_for() {
@@ -127,18 +151,45 @@ mod tests {
             assert!(!is_fault(DriverError(call)), "{call:?}");
         }
     }
+
+    fn fault(queued: &Queued) -> String {
+        // Without a driver nobody can say what an error's number means.
+        queued.lock().fault = Some("lost".to_string());
+        queued.error("cuda:0", "waiting", DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS)).to_string()
+    }
+
     #[test]
     fn the_last_eight_are_named() {
         let report = |names: &[&'static str]| {
             let queued = Queued::default();
-            names.iter().for_each(|name| queued.note(name));
-            // Without a driver nobody can say what an error's number means.
-            queued.lock().fault = Some("lost".to_string());
-            queued.error("cuda:0", "waiting", DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS)).to_string()
+            names.iter().for_each(|name| queued.note_on(1, name));
+            fault(&queued)
         };
         let eight = report(&["a", "b", "c", "d", "e", "e", "f", "g", "h"]);
         assert!(eight.contains("queued last: h, g, f, e, d, c, b, a; noticed while waiting"), "{eight}");
         let nine = report(&["a", "b", "c", "d", "e", "f", "g", "h", "i"]);
         assert!(nine.contains("queued last: i, h, g, f, e, d, c, b, and more; noticed while waiting"), "{nine}");
+    }
+
+    #[test]
+    fn a_wait_ends_what_was_on_its_stream_before() {
+        let queued = Queued::default();
+        for (stream, name) in [(1, "a"), (2, "b"), (1, "c"), (2, "d")] {
+            queued.note_on(stream, name);
+        }
+        let wait = || {
+            queued.note_on(1, "e");
+            queued.note_on(2, "f");
+            Ok(())
+        };
+        queued.wait_on(1, wait).unwrap();
+        // Many of one stream do not push out the few of another.
+        for i in 0..99 {
+            queued.note_on(3, ["g", "h"][i % 2]);
+        }
+        queued.wait_on(3, || Ok(())).unwrap();
+        queued.wait_on(2, || Err(DriverError(CUresult::CUDA_ERROR_NOT_READY))).unwrap_err();
+        let report = fault(&queued);
+        assert!(report.contains("queued last: f, e, d, b; noticed while waiting"), "{report}");
     }
 }

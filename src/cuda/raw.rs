@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// // SAFETY: both buffers live until the stream has been synchronised, and nobody else uses `y` until then.
 /// let (x, mut y) = unsafe { (Raw::<f32>::new(x, n, &stream), Raw::<f32>::new(y, n, &stream)) };
 /// elementwise::relu(&kernels, &x, &mut y, &stream)?;
-/// stream.synchronize()?;
+/// kernels.synchronize(&stream)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

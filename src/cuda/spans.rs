@@ -43,7 +43,7 @@ impl SpanTable {
             spans.last().map_or((0, 0), |s| ((s.param_offset + s.len) as usize, (s.grad_offset + s.len) as usize));
         // An allocation of nothing is an error to the driver.
         let pieces = if pieces.is_empty() { vec![Span { param_offset: 0, grad_offset: 0, len: 0 }] } else { pieces };
-        let pieces = stream.clone_htod(&pieces).map_err(|e| kernels.error("uploading the span table", e))?;
+        let pieces = kernels.upload("the span table", &pieces, stream)?;
         Ok(SpanTable { pieces, blocks, ends })
     }
 

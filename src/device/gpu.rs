@@ -2,11 +2,11 @@
 //! staging for copies, and words for what goes wrong.
 
 use super::{MemoryStats, Precision, lock};
-use crate::cuda::Kernels;
 use crate::cuda::probe::{self, DeviceInfo};
+use crate::cuda::{Driver, FREE_MEMORY, Kernels, OUT_OF_MEMORY, free_memory};
 use crate::{Error, Result};
 use cudarc::driver::sys::CUdeviceptr;
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, SyncOnDrop, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, SyncOnDrop, result, sys};
 use std::fmt;
 #[cfg(feature = "train")]
 use std::sync::atomic::AtomicUsize;
@@ -20,8 +20,6 @@ const STAGE_BYTES: usize = 4 << 20;
 /// A step or the indices of a batch take one of these instead: as many as a program queues ahead of the GPU in a few steps.
 const SMALL_STAGES: usize = 64;
 const SMALL_STAGE_BYTES: usize = 16 << 10;
-
-type Driver<T> = std::result::Result<T, DriverError>;
 
 /// How a CUDA device is opened; see [`Device::cuda_with`](super::Device::cuda_with).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +82,10 @@ struct Stage {
 unsafe impl Send for Stage {}
 
 impl Stage {
-    fn new(context: &Arc<CudaContext>, bytes: usize) -> Driver<Stage> {
-        let done = context.new_event(None)?;
+    fn new(gpu: &Gpu, bytes: usize) -> Driver<Stage> {
+        let done = gpu.context.new_event(None)?;
         // SAFETY: the memory is written in full before anybody reads it.
-        let pointer: *mut u8 = unsafe { result::malloc_host(bytes, 0) }?.cast();
+        let pointer: *mut u8 = gpu.kernels.taking_memory(|| unsafe { result::malloc_host(bytes, 0) })?.cast();
         // SAFETY: as many bytes were just allocated.
         unsafe { pointer.write_bytes(0, bytes) };
         Ok(Stage { pointer, bytes, done })
@@ -103,10 +101,10 @@ impl Stage {
 
 impl Staging {
     /// The one whose turn it is of `count` stages of `bytes`.
-    fn next(&mut self, context: &Arc<CudaContext>, count: usize, bytes: usize) -> Driver<&mut Stage> {
+    fn next(&mut self, gpu: &Gpu, count: usize, bytes: usize) -> Driver<&mut Stage> {
         let turn = self.turn;
         if self.stages.len() == turn {
-            self.stages.push(Stage::new(context, bytes)?);
+            self.stages.push(Stage::new(gpu, bytes)?);
         }
         self.turn = (turn + 1) % count;
         Ok(&mut self.stages[turn])
@@ -177,26 +175,23 @@ impl Gpu {
         self.options
     }
 
-    /// Waits for everything queued so far.
+    /// Waits for everything queued on [`Gpu::stream`] so far; [`Kernels::synchronize`] waits for other streams.
     ///
     /// # Errors
     /// When something queued earlier failed on the GPU: kernels run asynchronously, so this is where that shows.
     pub fn synchronize(&self) -> Result<()> {
-        let count = self.kernels.queued().count();
-        self.check("waiting", self.context.bind_to_thread().and_then(|()| self.stream.synchronize()))?;
-        self.kernels.queued().ended(count);
-        Ok(())
+        self.check("waiting", self.kernels.queued().wait(&self.stream, || self.stream.synchronize()))
     }
 
     /// Names what was just queued on [`Gpu::stream`], for the report of a fault: kernels run asynchronously, and the call
     /// that notices is not to blame. Ops and launchers of this crate do so themselves.
     pub fn note(&self, op: &'static str) {
-        self.kernels.queued().note(op);
+        self.kernels.queued().note(op, &self.stream);
     }
 
     /// The driver's answer to any call; what failed before the call is said first.
     fn check<T>(&self, doing: impl fmt::Display, answer: Driver<T>) -> Result<T> {
-        answer.map_err(|error| self.kernels.queued().error(self, doing, error))
+        answer.map_err(|error| self.kernels.error_on(self, doing, error))
     }
 
     /// An address for work on `stream`, to be kept until that is queued. On a stream other than the device's, the work
@@ -224,7 +219,7 @@ impl Gpu {
         };
         let mut staging = lock(staging);
         let mut send = |target: usize, chunk: &[u8]| -> Driver<()> {
-            let stage = staging.next(&self.context, count, size)?;
+            let stage = staging.next(self, count, size)?;
             let staged = stage.wait(chunk.len())?;
             staged.copy_from_slice(chunk);
             // SAFETY: the caller owns the target; the stage is not written again before the event below.
@@ -233,7 +228,7 @@ impl Gpu {
         };
         self.check("uploading", self.context.bind_to_thread())?;
         for (i, chunk) in bytes.chunks(size).enumerate() {
-            self.check("uploading", send(address + i * size, chunk))?;
+            self.check(format_args!("uploading {} bytes", bytes.len()), send(address + i * size, chunk))?;
         }
         Ok(())
     }
@@ -246,15 +241,14 @@ impl Gpu {
         if bytes.is_empty() {
             return Ok(());
         }
-        let count = self.kernels.queued().count();
         let mut staging = lock(&self.downloads);
         let len = bytes.len();
-        let mut fetch = || -> Driver<()> {
+        let fetch = || -> Driver<()> {
             self.context.bind_to_thread()?;
             let Staging { stages, .. } = &mut *staging;
             let starts: Vec<usize> = (0..len).step_by(STAGE_BYTES).collect();
             while stages.len() < starts.len().min(STAGES) {
-                stages.push(Stage::new(&self.context, STAGE_BYTES)?);
+                stages.push(Stage::new(self, STAGE_BYTES)?);
             }
             let queue = |stage: &mut Stage, start: usize| -> Driver<()> {
                 let landing = stage.wait(len - start)?;
@@ -274,9 +268,7 @@ impl Gpu {
             }
             Ok(())
         };
-        self.check("downloading", fetch())?;
-        self.kernels.queued().ended(count);
-        Ok(())
+        self.check(format_args!("downloading {len} bytes"), self.kernels.queued().wait(&self.stream, fetch))
     }
 
     /// Queues a copy between two places of the device.
@@ -340,7 +332,7 @@ impl Gpu {
         // SAFETY: what is in the memory does not matter: tensors are written before they are read, and any bytes are
         // valid elements.
         let answer = self.context.bind_to_thread().and_then(|()| unsafe { result::malloc_sync(size) });
-        if answer == Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) {
+        if answer == Err(OUT_OF_MEMORY) {
             return Ok(None);
         }
         self.check(format_args!("allocating {size} bytes"), answer).map(|address| Some(address as usize))
@@ -369,18 +361,8 @@ impl Gpu {
     }
 
     pub(super) fn out_of_memory(&self, size: usize, stats: &MemoryStats) -> Error {
-        let free = match self.context.mem_get_info() {
-            Ok((free, total)) => format!("{free} of {total} bytes free on the GPU"),
-            Err(error) => format!("free memory unknown ({error})"),
-        };
-        Error::device(
-            self,
-            format_args!(
-                "out of memory: requested {size} bytes with {} in use, {} at the peak; {free}",
-                stats.in_use_bytes, stats.peak_bytes
-            ),
-            "use a smaller batch or smaller images, or stop other processes on the GPU (`nvidia-smi`)",
-        )
+        let (usage, free) = (stats.usage(), free_memory(&self.context));
+        Error::device(self, format_args!("out of memory: requested {size} bytes with {usage}; {free}"), FREE_MEMORY)
     }
 }
 

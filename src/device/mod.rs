@@ -6,6 +6,8 @@ mod pool;
 #[cfg(feature = "cuda")]
 mod scratch;
 
+#[cfg(all(feature = "cuda", feature = "train"))]
+use crate::data::on_device::Resident;
 use crate::{Error, Result};
 #[cfg(feature = "cuda")]
 pub use gpu::{CudaOptions, Gpu};
@@ -15,6 +17,8 @@ use pool::{Pool, Source};
 pub(crate) use scratch::{Draws, InUse, Kept, Scratch};
 use std::collections::BTreeMap;
 use std::fmt;
+#[cfg(feature = "cuda")]
+use std::sync::Weak;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A handle to a device. Clones are the same device; tensors of different devices do not mix.
@@ -28,6 +32,9 @@ struct Inner {
     profile: Mutex<Option<BTreeMap<&'static str, OpTime>>>,
     #[cfg(feature = "cuda")]
     kept: KeptValues,
+    /// Data sets in the device's memory.
+    #[cfg(all(feature = "cuda", feature = "train"))]
+    resident_sets: Arc<Resident>,
     /// Of the host: ops of the CPU device run on them, and batches are prepared on them for every device.
     #[cfg(feature = "cpu")]
     threads: Arc<rayon::ThreadPool>,
@@ -110,6 +117,14 @@ pub struct MemoryStats {
     pub system_allocations: u64,
 }
 
+#[cfg(feature = "cuda")]
+impl MemoryStats {
+    /// What a report of memory that ran out says.
+    fn usage(&self) -> String {
+        format!("{} bytes in use, {} at the peak", self.in_use_bytes, self.peak_bytes)
+    }
+}
+
 /// The thread pool that all devices share, with a thread per available core.
 #[cfg(feature = "cpu")]
 fn shared_threads() -> Result<Arc<rayon::ThreadPool>> {
@@ -145,6 +160,8 @@ impl Device {
             profile: Mutex::default(),
             #[cfg(feature = "cuda")]
             kept: KeptValues::default(),
+            #[cfg(all(feature = "cuda", feature = "train"))]
+            resident_sets: Arc::default(),
             threads,
         }))
     }
@@ -200,11 +217,16 @@ impl Device {
     #[cfg(feature = "cuda")]
     pub fn cuda_with(options: CudaOptions) -> Result<Device> {
         let gpu = Arc::new(Gpu::open(options)?);
+        let pool = Pool::new(Source::Cuda(gpu.clone()), options.cached);
+        let cache: Weak<Pool> = Arc::downgrade(&pool);
+        gpu.kernels().share_memory(cache);
         Ok(Device(Arc::new(Inner {
-            pool: Pool::new(Source::Cuda(gpu.clone()), options.cached),
+            pool,
             kind: Kind::Cuda(gpu),
             profile: Mutex::default(),
             kept: KeptValues::default(),
+            #[cfg(feature = "train")]
+            resident_sets: Arc::default(),
             #[cfg(feature = "cpu")]
             threads: shared_threads()?,
         })))
@@ -245,6 +267,12 @@ impl Device {
     #[cfg(all(feature = "cuda", feature = "train"))]
     pub(crate) fn augment_draws(&self) -> InUse<'_, Draws> {
         self.kept(&self.0.kept.augment)
+    }
+
+    /// The data sets that lie in the device's memory.
+    #[cfg(all(feature = "cuda", feature = "train"))]
+    pub(crate) fn resident_sets(&self) -> &Arc<Resident> {
+        &self.0.resident_sets
     }
 
     /// The number 1.

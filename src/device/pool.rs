@@ -180,6 +180,17 @@ impl Pool {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl crate::cuda::Cache for Pool {
+    fn trim(&self) {
+        Pool::trim(self);
+    }
+
+    fn usage(&self) -> String {
+        self.stats().usage()
+    }
+}
+
 impl Drop for Pool {
     fn drop(&mut self) {
         self.trim();

@@ -33,7 +33,7 @@ pub(super) struct Key {
 }
 
 impl Feed {
-    pub(super) fn new(device: &Device, gpu: &Gpu, set: &ImageSet, pipeline: &Pipeline) -> Result<Feed> {
+    pub(super) fn new(device: &Device, gpu: &Arc<Gpu>, set: &ImageSet, pipeline: &Pipeline) -> Result<Feed> {
         let images = match set.on_device(device, gpu)? {
             Some(copy) => Images::Resident(copy),
             None => Images::Sent(Mutex::new(ImageTable::new(gpu.kernels(), [], gpu.stream())?)),
@@ -65,7 +65,7 @@ impl Feed {
         &self,
         device: &Device,
         gpu: &Gpu,
-        (pixels, table, rows): (&Tensor, &ImageTable, Rows),
+        (pixels, table, rows): (&Scratch<u8>, &ImageTable, Rows),
         indices: &[u32],
         key: Key,
     ) -> Result<Tensor> {
@@ -87,7 +87,7 @@ impl Feed {
                 &self.plan,
                 table,
                 rows,
-                &pixels.device_read()?,
+                pixels,
                 drawn_for,
                 key.seed,
                 step,

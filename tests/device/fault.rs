@@ -1,7 +1,7 @@
 use super::{emulated, uncached};
-use cudarc::driver::{DevicePtrMut, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaContext, DevicePtrMut, LaunchConfig, PushKernelArg};
 use warpsmith::cuda::augment_pipeline::{ImageTable, Plan};
-use warpsmith::cuda::{Raw, SpanTable, elementwise, load_ptx};
+use warpsmith::cuda::{Kernels, Raw, SpanTable, elementwise, load_ptx};
 use warpsmith::{Device, Result, Tape, Tensor, ops};
 
 /// Writes a float behind the 64 of `y`.
@@ -96,6 +96,48 @@ fn a_launcher_that_faults_is_named_by_what_notices() {
     });
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].kernel, "relu_f32");
+}
+
+/// A wait for one stream says nothing of what is queued on another.
+#[test]
+fn what_faults_on_another_stream_is_named_by_who_waits_for_it() {
+    let findings = emulated(|| {
+        let device = Device::cuda(0).unwrap();
+        let gpu = device.gpu().unwrap();
+        let other = gpu.context().new_stream().unwrap();
+        let x = Tensor::full(&device, &[64], -1.0f32).unwrap();
+        // SAFETY: nothing lies there, which is what this is about.
+        let [nowhere, mut y] = [0x100, 0x1000].map(|address| unsafe { Raw::<f32>::new(address, 64, &other) });
+        elementwise::relu(gpu.kernels(), &nowhere, &mut y, &other).unwrap();
+        device.synchronize().unwrap();
+        assert_eq!(x.to_vec::<f32>().unwrap(), [-1.0; 64]);
+        assert_fault(gpu.kernels().synchronize(&other), &["queued last: relu; noticed while waiting"]);
+        assert_fault(device.synchronize(), &["queued last: relu; noticed while waiting"]);
+    });
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].kernel, "relu_f32");
+}
+
+/// All that a build with feature `cuda` alone has.
+#[test]
+fn kernels_without_a_device_name_what_faults() {
+    let findings = emulated(|| {
+        let context = CudaContext::new(0).unwrap();
+        let (kernels, stream) = (Kernels::new(&context), context.new_stream().unwrap());
+        let x = stream.clone_htod(&[-1.0f32, 2.0]).unwrap();
+        let mut y = stream.alloc_zeros::<f32>(2).unwrap();
+        elementwise::relu(&kernels, &x, &mut y, &stream).unwrap();
+        kernels.synchronize(&stream).unwrap();
+        elementwise::fill(&kernels, 3.0, &mut y, &stream).unwrap();
+        // SAFETY: nothing lies there, which is what this is about.
+        let mut nowhere = unsafe { Raw::<f32>::new(0x100, 2, &stream) };
+        elementwise::add_assign(&kernels, &x, &mut nowhere, &stream).unwrap();
+        let suspects = "queued last: add_assign, fill; noticed while waiting";
+        assert_fault(kernels.synchronize(&stream), &[suspects]);
+        assert_fault(kernels.synchronize(&stream), &[suspects]);
+    });
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].kernel, "add_assign_f32");
 }
 
 /// An error of a call's own is that call's, and does not stay.

@@ -4,6 +4,7 @@
 
 mod fault;
 mod kept;
+mod memory;
 mod streams;
 #[cfg(feature = "train")]
 mod training;

@@ -1,11 +1,12 @@
 use super::{allocations, emulated};
+use cudarc::driver::CudaContext;
 use warpsmith::augment::{Pipeline, RandAugment, Step};
 use warpsmith::autograd::Var;
 use warpsmith::data::{Batches, ImageSet, synthetic};
 use warpsmith::device::{CudaOptions, Precision};
 use warpsmith::nn::{Dense, Forward, ParamsBuilder};
 use warpsmith::train::{Augmented, Loader, Session, evaluate};
-use warpsmith::{Device, ops};
+use warpsmith::{DType, Device, Tensor, ops};
 
 const IMAGES: usize = 14;
 const PIXEL_BYTES: usize = IMAGES * 24 * 20 * 3;
@@ -53,6 +54,48 @@ fn a_set_lies_on_the_device_once() {
         assert_eq!(in_use(&device), held);
         drop(clone);
         assert!(in_use(&device) < empty + 1024);
+    });
+    assert!(findings.is_empty(), "{findings:?}");
+}
+
+/// A set that stays does not keep the devices that it was on, nor what their pools hold.
+#[test]
+fn a_device_goes_before_its_sets() {
+    let findings = emulated(|| {
+        let (cpu, context) = (Device::cpu().unwrap(), CudaContext::new(0).unwrap());
+        let taken = || {
+            // What was freed is free once its turn has come.
+            context.synchronize().unwrap();
+            let (free, total) = context.mem_get_info().unwrap();
+            total - free
+        };
+        let set = set();
+        let view = |device: &Device| Augmented::new(device, set.clone(), noisy(), 7);
+        let batch = |view: &Augmented| view.batch(&[3, 1, 4], 2).unwrap().to_bytes().unwrap();
+        let want = batch(&view(&cpu));
+        let before = taken();
+        let stays = Device::cuda(0).unwrap();
+        assert_eq!(batch(&view(&stays)), want);
+        let with_one = taken();
+        for _ in 0..2 {
+            let device = Device::cuda(0).unwrap();
+            drop(Tensor::zeros(&device, &[1 << 20], DType::U8).unwrap());
+            let view = view(&device);
+            assert_eq!(batch(&view), want);
+            assert!(taken() > with_one + (1 << 20));
+            // What uses a copy keeps it.
+            drop(device);
+            assert_eq!(batch(&view), want);
+            drop(view);
+            assert_eq!(taken(), with_one);
+        }
+        // The other device's copy is still there.
+        let held = in_use(&stays);
+        assert_eq!(batch(&view(&stays)), want);
+        assert_eq!(in_use(&stays), held);
+        drop(stays);
+        assert_eq!(taken(), before);
+        drop(set);
     });
     assert!(findings.is_empty(), "{findings:?}");
 }

@@ -12,10 +12,10 @@ use crate::exec::alu::Level;
 use crate::exec::grid::{self, Launch, Options, Outcome};
 use crate::exec::op::Kernel;
 use crate::exec::run::Checks;
-use crate::ptx::LoadError;
 use crate::ptx::ast::{Init, Module as Tree, Number, Space, Ty};
 use crate::ptx::lower::{Location, Symbols, lower};
 use crate::ptx::parse::parse;
+use crate::ptx::{Cause, LoadError};
 
 /// One emulated device.
 pub struct Device {
@@ -126,10 +126,8 @@ impl Device {
             let bytes = v.bytes().max(1);
             let name = format!("variable {}", v.name);
             let Some(at) = self.arena.alloc(bytes, Some(name), true) else {
-                return Err(LoadError::new(
-                    v.line,
-                    format!("no device memory for variable `{}` of {bytes} bytes", v.name),
-                ));
+                let text = format!("no device memory for variable `{}` of {bytes} bytes", v.name);
+                return Err(LoadError { cause: Cause::Memory, ..LoadError::new(v.line, text) });
             };
             symbols.insert(v.name.clone(), Location { space: v.space, at, bytes });
             // Variables without initial value are zero.

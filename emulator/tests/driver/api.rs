@@ -140,6 +140,27 @@ fn contexts_of_ones_own() {
 }
 
 #[test]
+fn memory_can_be_made_short() {
+    let t = Turn::new();
+    let (free, total) = t.context.mem_get_info().unwrap();
+    let most = total - free + 4096;
+    warpsmith_emulator::configure("memory_bytes", &most.to_string()).unwrap();
+    let full = Code::CUDA_ERROR_OUT_OF_MEMORY;
+    let variable =
+        || t.context.load_module(Ptx::from_src(".version 8.0 .target sm_80 .address_size 64 .global .b8 x[16];"));
+    // SAFETY: the memory is freed once and never used.
+    unsafe {
+        assert_eq!(result::malloc_sync(4097).unwrap_err().0, full);
+        let memory = result::malloc_sync(4096).unwrap();
+        assert_eq!(t.context.mem_get_info().unwrap(), (0, most));
+        assert_eq!(variable().unwrap_err().0, full, "a module's variables take device memory too");
+        result::free_sync(memory).unwrap();
+    }
+    variable().unwrap();
+    warpsmith_emulator::configure("memory_bytes", &total.to_string()).unwrap();
+}
+
+#[test]
 fn pools_keep_books_and_limits() {
     let t = Turn::new();
     let owner = t.context.new_stream().unwrap();

@@ -189,7 +189,12 @@ impl Arena {
     /// Free and total bytes.
     pub fn info(&self) -> (u64, u64) {
         let t = self.table();
-        (self.total - t.live_bytes, self.total)
+        (self.total.saturating_sub(t.live_bytes), self.total)
+    }
+
+    /// From now on `total` bytes can be live at once; what is live stays.
+    pub fn set_total(&mut self, total: u64) {
+        self.total = total;
     }
 
     /// Allocates `bytes`; `None` when the device is full.

@@ -14,14 +14,25 @@ pub struct LoadError {
     pub line: u32,
     /// What was found and what would be accepted.
     pub message: String,
+    /// What kind of reason it is.
+    pub cause: Cause,
+}
+
+/// Kinds of reasons that a module is refused for, which the driver API tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The text is wrong, or nothing that the emulator knows.
+    Text,
     /// The text is of a PTX version that only a newer driver knows.
-    pub newer: bool,
+    Version,
+    /// There is no device memory for a variable.
+    Memory,
 }
 
 impl LoadError {
     /// An error at `line`.
     pub fn new(line: u32, message: impl Into<String>) -> Self {
-        LoadError { line, message: message.into(), newer: false }
+        LoadError { line, message: message.into(), cause: Cause::Text }
     }
 }
 

@@ -1,8 +1,8 @@
 //! A hand-written parser for PTX. It knows directives, statements and operands, not instructions; every input either
 //! parses or is refused with a line and a reason, and none makes it panic.
 
-use super::LoadError;
 use super::ast::*;
+use super::{Cause, LoadError};
 
 type Res<T> = Result<T, LoadError>;
 
@@ -287,7 +287,7 @@ impl<'a> Parser<'a> {
                 if m.version > NEWEST {
                     let (major, minor) = NEWEST;
                     let text = format!("PTX {version:.1} is newer than {major}.{minor}, the last version of CUDA 13.0");
-                    return Err(LoadError { newer: true, ..LoadError::new(line, text) });
+                    return Err(LoadError { cause: Cause::Version, ..LoadError::new(line, text) });
                 }
             }
             ".target" => {

@@ -62,7 +62,8 @@ entry_points! { false;
             }
             ("threads", _, _, Ok(n)) => s.settings.threads = n as usize,
             ("limit", _, _, Ok(n)) => s.settings.limit = n,
-            _ => return s.fail(INVALID_VALUE, format!("option {key}={value}: profile=sm_80|sm_90, checks=all|memory|none, seed=N, threads=N, limit=SECONDS, resources=FILE")),
+            ("memory_bytes", _, _, Ok(n)) => s.device.arena.set_total(n),
+            _ => return s.fail(INVALID_VALUE, format!("option {key}={value}: profile=sm_80|sm_90, checks=all|memory|none, seed=N, threads=N, limit=SECONDS, memory_bytes=N, resources=FILE")),
         }
         Ok(())
     }

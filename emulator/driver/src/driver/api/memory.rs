@@ -18,7 +18,7 @@ fn allocate(s: &mut State, out: &Out<u64>, bytes: usize) -> Result<u64, u32> {
         let (free, total) = s.device.arena.info();
         return s.fail(
             OUT_OF_MEMORY,
-            format!("{bytes} bytes asked for, {free} of {total} free (half of the host's memory at most)"),
+            format!("{bytes} bytes asked for, {free} of {total} free (at first half of the host's memory at most)"),
         );
     };
     out.set(p)?;

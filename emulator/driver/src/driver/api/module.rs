@@ -1,6 +1,7 @@
 //! Modules, functions, occupancy.
 
 use super::*;
+use crate::ptx::Cause;
 
 fn load(s: &mut State, out: &Out<u64>, image: &Host) -> Outcome {
     current(s)?;
@@ -29,7 +30,14 @@ fn load(s: &mut State, out: &Out<u64>, image: &Host) -> Outcome {
             s.modules.insert(handle, m);
             out.set(handle)
         }
-        Err(e) => s.fail(if e.newer { UNSUPPORTED_PTX_VERSION } else { INVALID_PTX }, e.to_string()),
+        Err(e) => {
+            let code = match e.cause {
+                Cause::Text => INVALID_PTX,
+                Cause::Version => UNSUPPORTED_PTX_VERSION,
+                Cause::Memory => OUT_OF_MEMORY,
+            };
+            s.fail(code, e.to_string())
+        }
     }
 }
 
