@@ -10,10 +10,11 @@
 //              reduce_parts: a thread per four elements.
 //              Types: bf16, f32 (true f32 on FMA units) and tf32 (floats, products of 10 bits of mantissa). gemm: 1x1
 //              windows that take every pixel once.
-// Requires     padded extents, pixels, dilation_h*max(w, q) and r*s*max(c, k) below 2^30; not `guarded`: pointers
-//              aligned to 16 bytes, rows of every operand whole packs of 16 bytes (fprop c, dgrad and wgrad c and k), 64
-//              rows of a matrix below 2^31 packs; not `gemm` either: of fprop c at least BK, of dgrad k whole BK, the
-//              images of 128 pixels below 2^31 packs.
+// Requires     padded extents below 2^29, strides no longer; pixels, dilation_h*max(w, q) and r*s*max(c, k) below 2^30; not
+//              `guarded`: pointers aligned to 16 bytes, rows of every operand whole packs of 16 bytes (fprop c, dgrad and
+//              wgrad c and k), 64 rows of a matrix below 2^31 packs; not `gemm` either: of fprop c at least BK, of dgrad k
+//              whole BK, the images of 128 pixels and ((r-1)*dilation_h*w + (s-1)*dilation_w)*c, of dgrad with q and k,
+//              together below 2^31 packs.
 // Writes       `=`, of wgrad and bias_grad `+=`; partials `=`.
 // Determinism  the depth of a tile in one order, its parts added in theirs.
 // Cost         2 * n*p*q * k * r*s*c FLOPs; an operand is read once per tile of the other's extent, mostly from L2.

@@ -1,8 +1,8 @@
 //! Launchers of `kernels/conv2d.cu`: device twins of [`cpu::conv2d`](crate::cpu::conv2d).
 //!
 //! bf16 runs on tensor cores, f32 in true f32 on FMA units, or on tensor cores in tf32 where [`Plan::tf32`] asks for it; sums
-//! are f32, and so are gradients of filters and biases. A
-//! [`Plan`] says in which tiles a pass is computed: made once per layer, it costs nothing per step.
+//! are f32, and so are gradients of filters and biases. A [`Plan`] says in which tiles a pass is computed. To make one takes
+//! the host a few microseconds: it can be made for every call, or once and kept.
 //!
 #![doc = include_str!("../../kernels/conv2d.md")]
 
@@ -177,7 +177,7 @@ pub enum Pass {
 pub struct Plan {
     pass: Pass,
     problem: Conv2dProblem,
-    /// As the kernel sees it: 1x1 without stride and padding is a plain GEMM, one row of pixels.
+    /// As the kernel sees it: [`flattened`].
     flat: Conv2dProblem,
     /// `f32`, `bf16` or `tf32`.
     kind: &'static str,
@@ -354,9 +354,13 @@ impl Plan {
             }
             _ => ([p.h, p.w, p.c], u64::from(p.p) * u64::from(p.q)),
         };
+        let [rows, columns, channels] = image.map(u64::from);
         let images = (128 / pixels + 2).min(u64::from(p.n));
-        let image = image.iter().map(|&extent| u64::from(extent)).product::<u64>();
-        whole && images * image / u64::from(pack) < 1 << 31
+        // A window may begin as far outside its image as its last tap is from its first.
+        let down = u64::from(p.r - 1) * u64::from(p.dilation_h);
+        let right = u64::from(p.s - 1) * u64::from(p.dilation_w);
+        let span = images * rows * columns + down * columns + right;
+        whole && span * channels / u64::from(pack) < 1 << 31
     }
 
     /// Whether the matrices are plain ones, for which there are kernels on tensor cores.
@@ -465,17 +469,22 @@ fn is_plain(p: &Conv2dProblem) -> bool {
     single && (p.p, p.q) == (p.h, p.w)
 }
 
-/// A plain GEMM as an image of one row.
+/// A plain GEMM as an image of one row. Strides longer than the padded image, of which there is one window, as long as
+/// that: kernels calculate with them in an int.
 fn flattened(p: &Conv2dProblem) -> Conv2dProblem {
     if !is_plain(p) {
-        return *p;
+        let stride_h = p.stride_h.min(p.h + p.pad_top + p.pad_bottom);
+        let stride_w = p.stride_w.min(p.w + p.pad_left + p.pad_right);
+        return Conv2dProblem { stride_h, stride_w, ..*p };
     }
     let pixels = p.gemm_m() as u32;
     Conv2dProblem { n: 1, h: 1, w: pixels, p: 1, q: pixels, ..*p }
 }
 
-/// Padded extents of an image stay below this, and depths: kernels count them in 32 bits.
+/// Pixels and depths stay below this: kernels count them in 32 bits.
 const EXTENT: usize = 1 << 30;
+/// Padded extents of an image stay below this: before wgrad wraps a position around, it has gone up to three times as far.
+const PADDED: usize = 1 << 29;
 
 fn check(p: &Conv2dProblem) -> Result<()> {
     const OP: &str = "conv2d";
@@ -486,12 +495,12 @@ fn check(p: &Conv2dProblem) -> Result<()> {
     let pixels = (n * h * w).max(p.gemm_m());
     let depth = p.gemm_k().max(p.r as usize * p.s as usize * k);
     let tap = if p.r > 1 { p.dilation_h as usize * w.max(p.q as usize) } else { 0 };
-    if [padded_h, padded_w, pixels, depth, tap].iter().all(|&extent| extent < EXTENT) {
+    if padded_h.max(padded_w) < PADDED && [pixels, depth, tap].iter().all(|&extent| extent < EXTENT) {
         return Ok(());
     }
     Err(Error::shape(
         OP,
-        "fewer than 2^30 pixels, filter elements (r s c, r s k) and pixels between two taps",
+        "fewer than 2^29 padded rows and columns, 2^30 pixels, filter elements (r s c, r s k) and pixels between two taps",
         format_args!("{p:?}"),
         "split the batch or the channels",
     ))

@@ -298,8 +298,23 @@ pub fn bf16_to_f32(
     unsafe { kernels.launch((&CAST, "bf16_f32"), blocks(elems, 4), 0, &args, stream) }
 }
 
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for u8 {}
+}
+
 /// What [`normalization`] reads: floats, or bytes as they lie in a data set.
-pub trait Pixel: Copy {
+///
+/// No other type can be one: the kernel takes the size of an element from the suffix.
+/// ```compile_fail
+/// #[derive(Clone, Copy)]
+/// struct Byte(u8);
+/// impl warpsmith::cuda::elementwise::Pixel for Byte {
+///     const SUFFIX: &'static str = "f32";
+/// }
+/// ```
+pub trait Pixel: sealed::Sealed + Copy {
     /// What names the type in the kernel's symbol.
     const SUFFIX: &'static str;
 }

@@ -103,8 +103,23 @@ impl From<u64> for Grid {
     }
 }
 
-/// An element type that kernels are compiled for.
-pub trait Value: Copy + Send + Sync + 'static {
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// An element type that kernels are compiled for: `f32` or `bf16`.
+///
+/// No other type can be one: a kernel takes the size of an element from the suffix.
+/// ```compile_fail
+/// #[derive(Clone, Copy)]
+/// struct Byte(u8);
+/// impl warpsmith::cuda::Value for Byte {
+///     const SUFFIX: &'static str = "f32";
+/// }
+/// ```
+pub trait Value: sealed::Sealed + Copy + Send + Sync + 'static {
     /// What names it in a kernel's symbol.
     const SUFFIX: &'static str;
 }

@@ -11,6 +11,7 @@ use crate::problem::Span;
 use crate::rng::{Philox, unit};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Elements that every entry of an arena is padded to: 16 bytes of f32.
 const PAD: usize = 4;
@@ -115,6 +116,7 @@ impl ParamsBuilder {
             params: self.params,
             moving: self.stats,
             generation: 0,
+            layout: 0,
         };
         params.initialise(seed)?;
         params.place_gradients()?;
@@ -137,6 +139,7 @@ pub struct Params {
     params: Vec<Entry>,
     moving: Vec<Entry>,
     generation: u64,
+    layout: u64,
 }
 
 impl Params {
@@ -165,12 +168,15 @@ impl Params {
 
     fn place_gradients(&mut self) -> Result<()> {
         let mut offset = 0;
+        let mut layout = DefaultHasher::new();
         for entry in &mut self.params {
             entry.gradient = entry.trainable.then_some(offset);
             if entry.trainable {
                 offset += entry.padded();
             }
+            (&entry.name, &entry.shape, entry.trainable).hash(&mut layout);
         }
+        self.layout = layout.finish();
         self.gradients = Tensor::zeros(self.values.device(), &[offset], DType::F32)?;
         self.generation += 1;
         Ok(())
@@ -217,6 +223,12 @@ impl Params {
     /// Grows by one whenever the trainable set changes; optimisers remember it.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Hash of the parameters' names and shapes and of which are trainable: two models for which it is the same have
+    /// their arenas laid out alike.
+    pub(crate) fn layout(&self) -> u64 {
+        self.layout
     }
 
     /// The trainable spans: where each lies in the parameter arena and in the gradient arena. Neighbours are merged.

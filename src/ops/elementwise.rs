@@ -20,7 +20,7 @@ use half::bf16;
 /// `dy` where `x > 0`, else 0 (0 at `x = 0`).
 ///
 /// # Errors
-/// When `x` is not f32.
+/// When `x` is neither f32 nor, on a CUDA device, bf16.
 ///
 /// # Determinism
 /// Exact.

@@ -23,7 +23,8 @@ use crate::{DType, Error, Result};
 /// To the first maximum of each window in row-major order; a window won by the padding sends none.
 ///
 /// # Errors
-/// When `x` is not f32 NHWC, the window is dilated or larger than 255 taps, or the output would be empty.
+/// When `x` is not NHWC of f32 or, on a CUDA device, bf16, the window is dilated or larger than 254 taps, or the output
+/// would be empty.
 ///
 /// # Determinism
 /// Bit-equal for any number of threads.
@@ -91,7 +92,7 @@ pub fn max_pool2d(x: &Var, filter: [u32; 2], window: Window, padding_value: f32)
 /// `dy / (h·w)` spread over the image.
 ///
 /// # Errors
-/// When `x` is not f32 NHWC.
+/// When `x` is not NHWC of f32 or, on a CUDA device, bf16.
 ///
 /// # Determinism
 /// Bit-equal for any number of threads.

@@ -194,7 +194,7 @@ pub fn contrastive_loss(z: &Var, labels: &Tensor, kind: ContrastiveLoss) -> Resu
 /// `(dn - n (n·dn)) / |z|`; `dn · 1e6` for a row under the floor.
 ///
 /// # Errors
-/// When `z` is not an f32 matrix.
+/// When `z` is not a matrix of f32 or, on a CUDA device, bf16.
 ///
 /// # Determinism
 /// Bit-equal for any number of threads.
@@ -248,7 +248,7 @@ pub fn l2_normalize(z: &Var) -> Result<Var> {
 /// `(dsim + dsimᵀ) z / temperature`.
 ///
 /// # Errors
-/// When `z` is not an f32 matrix or the temperature is not positive.
+/// When `z` is not a matrix of f32 or, on a CUDA device, bf16, or the temperature is not positive.
 ///
 /// # Determinism
 /// Bit-equal for any number of threads.

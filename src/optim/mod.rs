@@ -16,30 +16,39 @@ use crate::device::Scratch;
 use crate::nn::Params;
 use crate::problem::Span;
 use crate::tensor::Tensor;
-use crate::{DType, Error, Result};
+use crate::{DType, Device, Error, Result};
 
 /// The trainable set that an optimiser was built for.
 #[derive(Debug, Clone)]
 struct Trainable {
+    device: Device,
     spans: Vec<Span>,
     generation: u64,
+    layout: u64,
 }
 
 impl Trainable {
     fn of(params: &Params) -> Trainable {
-        Trainable { spans: params.spans(), generation: params.generation() }
+        Trainable {
+            device: params.device().clone(),
+            spans: params.spans(),
+            generation: params.generation(),
+            layout: params.layout(),
+        }
     }
 
-    /// The spans, if the trainable set has not changed since.
+    /// The spans, if the trainable set has not changed since. That of a second model is the same one if it lies on the
+    /// same device in the same places.
     fn spans(&self, op: &'static str, params: &Params) -> Result<&[Span]> {
-        if self.generation == params.generation() {
+        let built_for = (self.generation, self.layout, &self.device);
+        if built_for == (params.generation(), params.layout(), params.device()) {
             return Ok(&self.spans);
         }
         Err(Error::argument(
             op,
             "the trainable set that the optimiser was built for",
             "another one",
-            "build the optimiser after freezing and unfreezing layers",
+            "build the optimiser after freezing and unfreezing layers, and one for each model",
         ))
     }
 }

@@ -107,6 +107,19 @@ pub fn conv2d_tiles() -> Vec<(&'static str, Conv2dProblem)> {
             window([1, 1, 0, 0], [5, 7], [3, 2]),
         ),
         ("rows longer than a tile", [1, 3, 200, 8], [8, 1, 7], window([0, 0, 3, 3], [1, 1], [1, 1])),
+        (
+            "more than 2^31 packs of rows between the first tap and the last",
+            [1, 2, 8, 64],
+            [64, 3, 1],
+            window([1 << 26, 1 << 26, 0, 0], [1, 1], [1 << 26, 1]),
+        ),
+        (
+            "more than 2^31 packs of columns between the first tap and the last",
+            [1, 1, 2, 256],
+            [256, 1, 3],
+            window([0, 0, 1 << 27, 1 << 27], [1, 1], [1, 1 << 27]),
+        ),
+        ("strides that are no int: one window", [2, 3, 3, 1], [1, 3, 3], window([1, 0, 0, 1], [u32::MAX; 2], [1; 2])),
     ])
 }
 

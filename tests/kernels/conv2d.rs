@@ -335,4 +335,8 @@ fn bad_input() {
     let far = Window { pads: [1 << 18, 0, 0, 0], dilations: [1 << 18, 1], ..Window::default() };
     let far = problem([1, 4, 1 << 12, 1], [1, 2, 1], far);
     assert_error(Plan::new::<f32>(Pass::Fprop, &far), &["pixels between two taps", "2^30"]);
+    // Two rows of windows, the second in padding: three strides would be more than an int.
+    let below = Window { pads: [0, (1 << 30) - 3, 0, 0], strides: [(1 << 30) - 2, 1], ..Window::default() };
+    let below = problem([9, 2, 3, 8], [8, 1, 1], below);
+    assert_error(Plan::new::<f32>(Pass::Wgrad, &below), &["2^29 padded rows and columns"]);
 }

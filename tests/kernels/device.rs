@@ -7,8 +7,8 @@ use half::bf16;
 use std::sync::OnceLock;
 use warpsmith::cuda::load_ptx;
 use warpsmith::device::{CudaOptions, Precision};
-use warpsmith::nn::{Forward, Head, Params, ParamsBuilder, ResNet50V2};
-use warpsmith::optim::{Adam, AdamConfig};
+use warpsmith::nn::{Forward, Head, Init, Params, ParamsBuilder, ResNet50V2};
+use warpsmith::optim::{Adam, AdamConfig, Sgd, SgdConfig, Swa};
 use warpsmith::rng::Philox;
 use warpsmith::{DType, Device, Tape, Tensor, ops};
 
@@ -148,6 +148,20 @@ fn devices_do_not_mix() {
     assert_error(ops::add(&on(&cuda, DType::F32), &on(&cpu, DType::F32)), &["add: expected `b` on the device of `a`"]);
     assert_error(ops::relu(&on(&cpu, DType::Bf16)), &["`x` of f32", "bf16 computes on CUDA devices only"]);
     assert_error(ops::add(&on(&cuda, DType::Bf16), &on(&cuda, DType::F32)), &["`b` of bf16, as `a`"]);
+    let params = |device: &Device| {
+        let mut builder = ParamsBuilder::new();
+        builder.param("w", &[4], Init::Constant(1.0));
+        builder.build(device, 0).unwrap()
+    };
+    for (made_for, other) in [(params(&cuda), params(&cpu)), (params(&cpu), params(&cuda))] {
+        let mut swa = Swa::new(&made_for, 0, 1).unwrap();
+        swa.update(&made_for, 0).unwrap();
+        let parts = ["expected the trainable set that the optimiser was built for", "another one"];
+        assert_error(Adam::new(&made_for, AdamConfig::default()).unwrap().step(&other), &parts);
+        assert_error(Sgd::new(&made_for, SgdConfig::default()).unwrap().step(&other), &parts);
+        assert_error(swa.update(&other, 1), &parts);
+        assert_error(swa.assign(&other), &parts);
+    }
 }
 
 fn refused_ptx() {

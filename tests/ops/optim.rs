@@ -2,6 +2,7 @@
 
 use crate::common::{assert_close, random};
 use crate::{assert_error, bits, device, f32s};
+use warpsmith::Device;
 use warpsmith::nn::{BatchNorm, Init, KerasVersion, ParamId, Params, ParamsBuilder};
 use warpsmith::optim::{Adam, AdamConfig, Sgd, SgdConfig, Swa, recompute_batch_norm};
 
@@ -208,6 +209,59 @@ fn a_changed_trainable_set_is_refused() {
     assert_error(swa.update(&model.params, 1), &parts);
     assert_error(swa.assign(&model.params), &parts);
     assert_eq!((bits(model.params.values()), adam.t()), (before, 0));
+}
+
+#[test]
+fn parameters_of_another_layout_or_device_are_refused() {
+    let here = device();
+    let build = |device: &Device, entries: &[(&str, &[usize])]| {
+        let mut builder = ParamsBuilder::new();
+        for (name, shape) in entries {
+            builder.param(name, shape, Init::Constant(1.0));
+        }
+        builder.build(device, 0).unwrap()
+    };
+    let layout: [(&str, &[usize]); 2] = [("a", &[4]), ("b", &[8])];
+    let params = build(&here, &layout);
+    let mut adam = Adam::new(&params, AdamConfig::default()).unwrap();
+    let mut sgd = Sgd::new(&params, SgdConfig::default()).unwrap();
+    let mut swa = Swa::new(&params, 0, 1).unwrap();
+    swa.update(&params, 0).unwrap();
+
+    let mut frozen = [build(&here, &layout), build(&here, &layout)];
+    frozen[0].freeze("a").unwrap();
+    frozen[1].set_trainable(|_| true).unwrap();
+    // The arenas of the last three are as long as those of `params`.
+    let others = [
+        ("more", build(&here, &[("a", &[4]), ("b", &[8]), ("c", &[4])])),
+        ("fewer", build(&here, &layout[..1])),
+        ("other sizes", build(&here, &[("a", &[8]), ("b", &[4])])),
+        ("other shapes", build(&here, &[("a", &[2, 2]), ("b", &[8])])),
+        ("other names", build(&here, &[("c", &[4]), ("b", &[8])])),
+    ];
+    let elsewhere = build(&Device::cpu().unwrap(), &layout);
+    let others = others.iter().map(|(what, other)| (*what, other));
+    for (what, other) in others.chain([("frozen", &frozen[0]), ("unfrozen", &frozen[1]), ("elsewhere", &elsewhere)]) {
+        other.gradients().fill(1.0f32).unwrap();
+        let before = bits(other.values());
+        let parts = ["expected the trainable set that the optimiser was built for", "got another one"];
+        assert_error(adam.step(other), &parts);
+        assert_error(sgd.step(other), &parts);
+        assert_error(swa.update(other, 1), &parts);
+        assert_error(swa.assign(other), &parts);
+        assert_eq!(bits(other.values()), before, "{what}");
+    }
+
+    let twin = build(&here, &layout);
+    twin.values().fill(3.0f32).unwrap();
+    twin.gradients().fill(1.0f32).unwrap();
+    swa.update(&twin, 1).unwrap();
+    swa.assign(&twin).unwrap();
+    assert_eq!(twin.values().to_vec::<f32>().unwrap(), [2.0; 12], "an average over two models, in one of them");
+    sgd.step(&twin).unwrap();
+    adam.step(&twin).unwrap();
+    assert!(twin.values().to_vec::<f32>().unwrap().iter().all(|&value| value < 2.0));
+    assert_eq!(params.values().to_vec::<f32>().unwrap(), [1.0; 12]);
 }
 
 #[test]
