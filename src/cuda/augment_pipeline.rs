@@ -4,7 +4,8 @@
 //! Steps that only rearrange and resize need no memory between. A pipeline with others keeps the image before and after
 //! a step in shared memory, a block per image; images that are too large for that go through a workspace.
 //!
-#![doc = include_str!("../../kernels/augment.md")]
+// Its program makes a pipeline of the CPU's.
+#![cfg_attr(all(feature = "nn", feature = "cpu"), doc = include_str!("../../kernels/augment.md"))]
 
 use super::augment_geometry::{BLOCK, check_extents, parts};
 use super::launch::{Arg, Entry, Kernels, PTR, check_aligned, elems, input, output};
