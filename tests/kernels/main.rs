@@ -4,8 +4,8 @@
 //! They run on the emulator, with every check on, or with `WARPSMITH_CUDA=device` on a real GPU. After all of them the
 //! emulator's report must be free of findings, and every kernel must have been launched.
 //!
-//! `WARPSMITH_SCHEDULES=16` runs the kernels' tests in 16 orders of blocks and warps: what they read back must be the same
-//! to the last bit.
+//! `WARPSMITH_SCHEDULES=16` runs the kernels' tests in 16 orders of blocks and warps, `8..16` in the usual one and the last
+//! eight of these: what they read back must be the same to the last bit.
 
 #[path = "../../build/nvcc.rs"]
 #[allow(dead_code)] // build.rs uses the rest.
@@ -34,6 +34,7 @@ mod supcon;
 
 use libtest_mimic::{Arguments, Trial};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -76,9 +77,16 @@ fn scheduled(&(name, case): &Case) -> Trial {
     Trial::test(name, run)
 }
 
+/// The orders of blocks and warps beside the usual one, which is number 0.
+fn schedules() -> Range<u64> {
+    let Ok(value) = std::env::var("WARPSMITH_SCHEDULES") else { return 1..1 };
+    let (first, end) = value.split_once("..").unwrap_or(("1", &value));
+    let number = |text: &str| text.parse().expect("WARPSMITH_SCHEDULES: a number of schedules, or a range as 8..16");
+    number(first).max(1)..number(end)
+}
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    let schedules = std::env::var("WARPSMITH_SCHEDULES").map_or(1, |n| n.parse().expect("a number of schedules"));
     let others = [prebuilt::CASES, resources::CASES, machine_code::CASES, abi::CASES, device::CASES].concat();
     let long = [
         device::LONG_CASES,
@@ -96,9 +104,9 @@ fn main() -> ExitCode {
         return conclusion.exit_code();
     }
     arguments.quiet = true;
-    for seed in 1..schedules {
+    for seed in schedules() {
         gpu::schedule(seed);
-        println!("blocks and warps in order {seed} of 1 to {}", schedules - 1);
+        println!("blocks and warps in order {seed} of {:?}", schedules());
         let conclusion = libtest_mimic::run(&arguments, kernels.iter().map(scheduled).collect());
         if conclusion.has_failed() {
             return conclusion.exit_code();
