@@ -57,10 +57,16 @@ impl Counters<'_> {
         self.ratio(&sectors, &["global_load_requests", "global_store_requests"])
     }
 
-    /// Bytes asked for, of those that the sectors hold; above 1 where lanes share a word.
-    pub fn used(&self) -> f64 {
-        let bytes = self.ratio(&["global_load_bytes", "global_store_bytes"], &SECTORS);
-        bytes / 32.0
+    /// Bytes asked for, of those that the sectors of the requests hold; `None` where nothing is asked for.
+    pub fn used(&self, way: Way) -> Option<f64> {
+        let [sectors, distinct, _] = way.counters().map(|counter| self.sum(counter) as f64);
+        (sectors > 0.0).then(|| distinct / (32.0 * sectors))
+    }
+
+    /// Bytes asked for 16 to a lane, of all; `None` where nothing is asked for.
+    pub fn wide(&self, way: Way) -> Option<f64> {
+        let [sectors, distinct, wide] = way.counters().map(|counter| self.sum(counter) as f64);
+        (sectors > 0.0).then(|| wide / distinct)
     }
 
     /// Wavefronts of shared memory, of the number without bank conflicts; 0 where there are none.
@@ -77,7 +83,23 @@ impl Counters<'_> {
     }
 }
 
-const SECTORS: [&str; 2] = ["global_load_sectors", "global_store_sectors"];
+/// Accesses of warps to global memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    Load,
+    Store,
+}
+
+impl Way {
+    /// Sectors of requests; bytes asked for, each once in a request however many lanes share it; those of them that are
+    /// asked for 16 to a lane.
+    fn counters(self) -> [&'static str; 3] {
+        match self {
+            Way::Load => ["global_load_sectors", "global_load_distinct_bytes", "global_load_wide_bytes"],
+            Way::Store => ["global_store_sectors", "global_store_distinct_bytes", "global_store_wide_bytes"],
+        }
+    }
+}
 
 /// The least time of the launches one behind the other on a device, and the resource that takes most of it.
 pub fn least_us(launches: &[Launch], device: &crate::roofline::Profile) -> (&'static str, f64) {

@@ -16,6 +16,7 @@ mod cases;
 mod counted;
 mod floor;
 mod measured;
+mod ptx_hash;
 mod rig;
 mod roofline;
 mod step;

@@ -1,9 +1,10 @@
 //! The table of counters that is kept in the repository.
 
-use crate::bars::{self, Bar};
+use crate::bars::{self, Bar, Miss};
 use crate::cases::{self, Case, Images, Units};
-use crate::counted::{self, Counters, least_us};
+use crate::counted::{self, Counters, Way, least_us};
 use crate::floor::{Floor, Fusion, GAP_US};
+use crate::ptx_hash::ptx_hash;
 use crate::rig::{Fallible, Rig};
 use crate::roofline::{A100, H100, Profile};
 use crate::step::PRECISIONS;
@@ -16,7 +17,7 @@ use warpsmith_emulator::Launch;
 
 const NOTE: &str = "*Predicted from counters, not measured on a GPU.*";
 
-/// Problems of an op that are named where it misses a bar.
+/// Cases that are named where a kernel misses a bar.
 const WORST: usize = 3;
 
 /// How the columns are to be read.
@@ -26,7 +27,8 @@ const COLUMNS: &str = "
   touches, each once, summed over the launches. **of min**: unique bytes, of the compulsory ones: every operand and
   every result once per kernel.
 - **sectors**: of a warp's access to global memory, loads and stores; 16 where every lane moves 16 bytes beside its
-  neighbour's. **used**: bytes asked for, of the bytes of those sectors.
+  neighbour's. **used**: bytes asked for, of the bytes of those sectors; a byte that several lanes of a request ask for
+  counts once. **wide**: of the bytes asked for, those in accesses of 16 bytes a lane (128 bits).
 - **shared**: wavefronts of shared memory, for one that a layout without bank conflicts takes. **instr/mma**:
   instructions of warps for one product on tensor cores.
 - **tile**: rows and columns, and behind the stroke in how many parts the depth is cut, which a second kernel adds. The
@@ -57,8 +59,9 @@ below the floor.
 
 /// The bars of bars.rs.
 const BARS: &str = "
-Kernels that memory limits: unique bytes at most 1.05 of the compulsory ones, and the sectors of all accesses hold at
-most 1.05 of the bytes asked for. Kernels on tensor cores: at most 1.05 wavefronts for one without bank conflicts.
+Kernels that memory limits: unique bytes of a case at most 1.05 of the compulsory ones; of each launch, its loads and
+its stores for themselves, the sectors of requests hold at most 1.05 of the bytes asked for, and those are at most 1.05
+of what is asked for 16 bytes to a lane. Kernels on tensor cores: at most 1.05 wavefronts for one without bank conflicts.
 ";
 
 /// A table in markdown, its columns as wide as they must be; the first is text, the others are numbers.
@@ -149,6 +152,11 @@ fn us((resource, us): (&str, f64)) -> String {
     format!("{us:.1} {resource}")
 }
 
+/// A share in per cent, or a dash.
+fn share(share: Option<f64>) -> String {
+    share.map_or("-".into(), |share| format!("{:.0} %", 100.0 * share))
+}
+
 fn or_dash(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".into(), |value| format!("{value:.digits$}"))
 }
@@ -179,15 +187,9 @@ impl Counted {
         let guarded = if main.kernel.contains("guarded") { "guarded" } else { "-" };
         let tile = main.kernel.split('_').find(is_tile).unwrap_or(guarded);
         match self.launches.iter().any(|launch| launch.kernel.starts_with("conv2d_reduce_parts")) {
-            true => format!("{tile} /{}", main.grid[1] / self.residues()),
+            true => format!("{tile} /{}", main.grid[1]),
             false => tile.into(),
         }
-    }
-
-    /// Products of matrices that a strided dgrad is made of: one per residue of a pixel's place.
-    fn residues(&self) -> u32 {
-        let strided = self.case.op == "conv2d_dgrad" && self.case.problem.ends_with("stride 2");
-        if strided { 4 } else { 1 }
     }
 }
 
@@ -281,7 +283,10 @@ fn memory_bound(text: &mut String, counted: &[Counted]) {
             "unique MB",
             "of min",
             "sectors",
-            "used",
+            "loads used",
+            "wide",
+            "stores used",
+            "wide",
             "A100 us",
             "H100 us",
         ]);
@@ -295,7 +300,10 @@ fn memory_bound(text: &mut String, counted: &[Counted]) {
                 mb(counters.unique_bytes()),
                 format!("{:.2}", c.of_compulsory()),
                 format!("{:.1}", counters.sectors_per_request()),
-                format!("{:.0} %", 100.0 * counters.used().min(1.0)),
+                share(counters.used(Way::Load)),
+                share(counters.wide(Way::Load)),
+                share(counters.used(Way::Store)),
+                share(counters.wide(Way::Store)),
                 us(least_us(&c.launches, &A100)),
                 us(least_us(&c.launches, &H100)),
             ]);
@@ -450,27 +458,51 @@ fn step_table(text: &mut String, images: Images, (name, units): (&str, Units), l
     *text += &table.text();
 }
 
-/// Cases that miss what the kernels are asked for: of each op the problems, from the worst on.
+/// Kernels that miss what they are asked for, by the reasons of bars.rs: of each the cases, from the worst on.
 fn misses(counted: &[Counted]) -> String {
-    /// What an op has instead of a bar, by problem.
-    type Problems<'a> = Vec<(f64, &'a str)>;
-    let mut missed: BTreeMap<(Bar, &str, &str), Problems> = BTreeMap::new();
+    /// What a kernel has instead of a bar, by case.
+    type Cases<'a> = Vec<(f64, &'a Case)>;
+    let mut missed: BTreeMap<(&str, Bar), Cases> = BTreeMap::new();
     for Counted { case, launches } in counted {
-        for (bar, value) in bars::misses(case, launches) {
-            missed.entry((bar, case.op, case.dtype)).or_default().push((value, &case.name));
+        for Miss { kernel, bar, value } in bars::misses(case, launches) {
+            missed.entry((kernel, bar)).or_default().push((value, case));
         }
     }
+    let line = |kernel: &str, bar: Bar, mut cases: Cases| {
+        cases.sort_by(|a, b| bar.worst_first(a.0, b.0));
+        let named = cases.iter().take(WORST).map(|(value, case)| format!("{} ({})", bar.show(*value), case.name));
+        let mut named: Vec<String> = named.collect();
+        if cases.len() > WORST {
+            named.push(format!("and {} more", cases.len() - WORST));
+        }
+        format!("- {kernel}: {bar}: {}\n", named.join("; "))
+    };
     let mut text = String::new();
-    for ((bar, op, dtype), mut problems) in missed {
-        problems.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let mut named: Vec<String> =
-            problems.iter().take(WORST).map(|(value, name)| format!("{value:.3} ({name})")).collect();
-        if problems.len() > WORST {
-            named.push(format!("and {} more", problems.len() - WORST));
+    for (of_layout, title) in
+        [(true, "Because of where the data lies"), (false, "Because of how the kernel is written")]
+    {
+        let _ = write!(text, "\n### {title}\n");
+        for exception in bars::EXCEPTIONS.iter().filter(|exception| exception.of_layout == of_layout) {
+            let listed =
+                exception.kernels.iter().flat_map(|&(kernel, bars)| bars.iter().map(move |&bar| (kernel, bar)));
+            // Another batch may miss less.
+            let lines: String =
+                listed.filter_map(|(kernel, bar)| Some(line(kernel, bar, missed.remove(&(kernel, bar))?))).collect();
+            if !lines.is_empty() {
+                let _ = write!(text, "\n{}:\n\n{lines}", uppercase(exception.why));
+            }
         }
-        let _ = writeln!(text, "- {op}, {dtype}: {bar}: {}", named.join("; "));
     }
-    if text.is_empty() { "Nothing.\n".into() } else { text }
+    if !missed.is_empty() {
+        text += "\n### For no reason that is known\n\n";
+        text.extend(missed.into_iter().map(|((kernel, bar), cases)| line(kernel, bar, cases)));
+    }
+    text
+}
+
+fn uppercase(sentence: &str) -> String {
+    let mut letters = sentence.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// Bounds of a launch under one profile, converted to another, are those that the emulator gives under the other: tried
@@ -498,15 +530,14 @@ fn check_conversion(images: Images) -> Fallible<()> {
     Ok(())
 }
 
-/// What results are made from: other kernels and other batches give others.
+/// What results are made from: other kernels, counters and batches give others.
 pub fn made_from(images: Images) -> Value {
-    json!({ "ptx": format!("{:016x}", ptx_hash()), "size": images.size, "batch": images.batch })
-}
-
-/// A hash of the PTX, so that a reader can tell which kernels were counted.
-fn ptx_hash() -> u64 {
-    let bytes = warpsmith::cuda::ptx().iter().flat_map(|(_, text)| text.bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    json!({
+        "ptx": format!("{:016x}", ptx_hash()),
+        "counters": warpsmith_emulator::COUNTERS.as_slice(),
+        "size": images.size,
+        "batch": images.batch,
+    })
 }
 
 /// Results of an earlier run of this program: of the kernels that are built in, and of the same batch.
@@ -590,7 +621,7 @@ pub fn write(path: &Path, images: Images, cases: Vec<Case>, folder: &Path) -> Fa
             &serde_json::from_value::<Vec<Launch>>(results["launches"].clone())?,
         );
     }
-    let _ = write!(text, "\n## What misses its bar\n{BARS}\n{}", misses(&counted));
+    let _ = write!(text, "\n## What misses its bar\n{BARS}{}", misses(&counted));
     std::fs::write(path, text).map_err(|e| format!("writing {}: {e}", path.display()))?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 
 /// Names of the counters. One that never moved may be absent from a launch; [`Launch::get`] gives 0 for it.
-pub const COUNTERS: [&str; 30] = [
+pub const COUNTERS: [&str; 34] = [
     "atomic_operations",
     "atomic_steps",
     "barriers",
@@ -19,11 +19,15 @@ pub const COUNTERS: [&str; 30] = [
     "global_atomic_requests",
     "global_atomic_sectors",
     "global_load_bytes",
+    "global_load_distinct_bytes",
     "global_load_requests",
     "global_load_sectors",
+    "global_load_wide_bytes",
     "global_store_bytes",
+    "global_store_distinct_bytes",
     "global_store_requests",
     "global_store_sectors",
+    "global_store_wide_bytes",
     "half_flops",
     "hottest_atomic_operations",
     "local_load_bytes",
@@ -374,17 +378,20 @@ fn block(group: &[&Launch], profile: &str) -> String {
         mix.join(", ")
     );
     for (what, name) in [("load ", "load"), ("store", "store")] {
-        let (req, sec, bytes) = (
-            g(&format!("global_{name}_requests")),
-            g(&format!("global_{name}_sectors")),
-            g(&format!("global_{name}_bytes")),
-        );
+        let count = |counter: &str| g(&format!("global_{name}_{counter}"));
+        let (req, sec, bytes, distinct) =
+            (count("requests"), count("sectors"), count("bytes"), count("distinct_bytes"));
         if req > 0 {
-            let used = match ratio(bytes, 32 * sec) {
-                u if u > 1.0 => format!("each moved byte used by {u:.1} lanes"),
-                u => format!("{:.0} % of the moved bytes used", 100.0 * u),
+            let used = 100.0 * ratio(distinct, 32 * sec);
+            let shared = match ratio(bytes, distinct) {
+                1.0 => String::new(),
+                lanes => format!(", each by {lanes:.1} lanes"),
             };
-            let _ = writeln!(s, "  global {what}  {req} requests, {:.2} sectors each, {used}", ratio(sec, req));
+            let each = ratio(sec, req);
+            let _ = writeln!(
+                s,
+                "  global {what}  {req} requests, {each:.2} sectors each, {used:.0} % of the moved bytes used{shared}"
+            );
         }
     }
     let once = g("unique_read_bytes") + g("unique_write_bytes");

@@ -14,6 +14,9 @@ mod nvcc;
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../../benches/kernels/ptx_hash.rs"]
+mod ptx_hash;
+
 mod abi;
 mod augment;
 mod batch_norm;

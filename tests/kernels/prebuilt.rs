@@ -3,7 +3,7 @@
 //! `WARPSMITH_UPDATE_PTX=1 cargo test --test kernels prebuilt` writes it anew.
 
 use super::gpu::gpu;
-use super::{Case, nvcc};
+use super::{Case, nvcc, ptx_hash};
 use cudarc::nvrtc::Ptx;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
     ("prebuilt::ptx_is_that_of_the_sources", prebuilt_ptx_is_that_of_the_sources),
     ("prebuilt::the_manifest_names_every_kernel_and_no_other", the_manifest_names_every_kernel_and_no_other),
     ("prebuilt::a_changed_source_is_stale", a_changed_source_is_stale),
+    ("prebuilt::the_counters_are_of_these_kernels", the_counters_are_of_these_kernels),
     ("prebuilt::machine_code_for_several_architectures_loads", a_fatbin_loads),
 ];
 
@@ -103,6 +104,21 @@ fn the_manifest_names_every_kernel_and_no_other() {
     expected.push("manifest.txt".into());
     expected.sort();
     assert_eq!(files, expected);
+}
+
+/// Counting takes minutes; that it was done for other kernels shows at once.
+fn the_counters_are_of_these_kernels() {
+    if set("WARPSMITH_UPDATE_PTX") {
+        return; // What is built in is older than what is being written.
+    }
+    let text = fs::read_to_string(kernels().join("COUNTERS.md")).unwrap();
+    let counted = text.split("PTX with the hash ").nth(1).and_then(|rest| rest.get(..16)).unwrap_or("none");
+    assert_eq!(
+        counted,
+        format!("{:016x}", ptx_hash::ptx_hash()),
+        "kernels/COUNTERS.md is of other kernels: renew it with `cargo bench --bench kernels -- --table \
+         kernels/COUNTERS.md`",
+    );
 }
 
 fn a_changed_source_is_stale() {

@@ -1,11 +1,11 @@
-//! Sums, ReLU, casts and dropout, on the activations where the network has them.
+//! Sums, ReLU, casts, scales, fills and dropout, on the activations where the network has them.
 
 use super::{Case, Images, Units, bytes};
 use crate::common::float::Float;
 use crate::common::{assert_close, random, random_bytes, widen};
 use crate::resnet50v2::{self, FEATURES};
 use crate::rig::{Fallible, Rig, Rotation};
-use cudarc::driver::CudaSlice;
+use cudarc::driver::{CudaSlice, DeviceRepr};
 use half::bf16;
 use warpsmith::cpu;
 use warpsmith::cuda::{dropout, elementwise};
@@ -29,13 +29,58 @@ pub fn cases(images: Images) -> Vec<Case> {
         |rig, x: &CudaSlice<bf16>, y: &mut CudaSlice<f32>| elementwise::bf16_to_f32(&rig.kernels, x, y, &rig.stream),
     ));
     list.push(rescale_u8(pixels));
+    list.push(normalization::<f32>("f32", pixels, |x| x.iter().map(|&x| f32::from(x)).collect()));
+    list.push(normalization::<u8>("u8", pixels, <[u8]>::to_vec));
+    let activation = activation(images, 64);
+    let name = |op| (op, "f32", "s1.bn1");
+    // One value of the second buffer is what comes from the device.
+    list.push(on_two(
+        name("scale_by"),
+        (activation, bytes(activation, 8) + 4, 0.0),
+        |a, b, y| {
+            y.iter_mut().zip(a).for_each(|(y, a)| *y = b[0] * a);
+            Ok(())
+        },
+        |rig, a: &CudaSlice<f32>, b, y| elementwise::scale_by(&rig.kernels, a, &b.slice(..1), false, y, &rig.stream),
+    ));
+    list.push(on_two(
+        name("fill_from"),
+        (activation, bytes(activation, 4) + 4, 0.0),
+        |_, b, y| {
+            y.fill(b[0]);
+            Ok(())
+        },
+        |rig, _, b: &CudaSlice<f32>, y| elementwise::fill_from(&rig.kernels, &b.slice(..1), y, &rig.stream),
+    ));
+    // By one block: of few values.
+    list.push(on_two(
+        ("sum", "f32", "avg_pool"),
+        (pooled, bytes(pooled, 4) + 4, f64::from(f32::EPSILON)),
+        |a, _, y| {
+            y[0] = a.iter().map(|&a| f64::from(a)).sum::<f64>() as f32;
+            Ok(())
+        },
+        |rig, a: &CudaSlice<f32>, _, y| elementwise::sum(&rig.kernels, a, &mut y.slice_mut(..1), &rig.stream),
+    ));
     list
 }
 
-fn of_type<T: Float>(images: Images, dtype: &'static str) -> Vec<Case> {
-    // The largest activation of the first stage, and the features behind the average pool.
+/// Values of an activation of the first stage.
+fn activation(images: Images, channels: usize) -> usize {
     let h = resnet50v2::half(resnet50v2::half(images.size)) as usize;
-    let activation = images.batch as usize * h * h * 256;
+    images.batch as usize * h * h * channels
+}
+
+fn of_type<T: Float>(images: Images, dtype: &'static str) -> Vec<Case> {
+    // The largest one, a smaller one, and the features behind the average pool.
+    let (activation, smaller) = (activation(images, 256), activation(images, 64));
+    let all =
+        |op, buffers: usize| ((op, dtype, "s1.pre"), (activation, bytes(activation, buffers * size_of::<T>()), 0.0));
+    let some = |op, buffers: usize| ((op, dtype, "s1.bn1"), (smaller, bytes(smaller, buffers * size_of::<T>()), 0.0));
+    let ((relu_backward, of_relu), (add, of_add), (add_assign, of_add_assign)) =
+        (all("relu_backward", 3), all("add", 3), all("add_assign", 3));
+    let ((scale, of_scale), (rescale, of_rescale), (fill, of_fill)) =
+        (some("scale", 2), some("rescale", 2), some("fill", 1));
     vec![
         map(
             ("relu", dtype, "s1.pre", 0),
@@ -47,12 +92,42 @@ fn of_type<T: Float>(images: Images, dtype: &'static str) -> Vec<Case> {
             },
             |rig, x: &CudaSlice<T>, y: &mut CudaSlice<T>| elementwise::relu(&rig.kernels, x, y, &rig.stream),
         ),
-        pair("add", dtype, activation, 3, |rig, a: &CudaSlice<T>, b: &CudaSlice<T>, y: &mut CudaSlice<T>| {
-            elementwise::add(&rig.kernels, a, b, y, &rig.stream)
-        }),
-        pair("add_assign", dtype, activation, 3, |rig, a: &CudaSlice<T>, _: &CudaSlice<T>, y: &mut CudaSlice<T>| {
-            elementwise::add_assign(&rig.kernels, a, y, &rig.stream)
-        }),
+        on_two(
+            relu_backward,
+            of_relu,
+            |x, dy, dx| Ok(cpu::elementwise::relu_backward(x, dy, false, dx)?),
+            |rig, x: &CudaSlice<T>, dy, dx| elementwise::relu_backward(&rig.kernels, x, dy, false, dx, &rig.stream),
+        ),
+        on_two(
+            add,
+            of_add,
+            |a, b, y| Ok(cpu::elementwise::add(a, b, y)?),
+            |rig, a: &CudaSlice<T>, b, y| elementwise::add(&rig.kernels, a, b, y, &rig.stream),
+        ),
+        on_two(
+            add_assign,
+            of_add_assign,
+            |a, _, y| Ok(cpu::elementwise::add_assign(a, y)?),
+            |rig, a: &CudaSlice<T>, _, y| elementwise::add_assign(&rig.kernels, a, y, &rig.stream),
+        ),
+        on_two(
+            scale,
+            of_scale,
+            |_, _, y| Ok(cpu::elementwise::scale_assign(0.3, y)?),
+            |rig, _, _, y: &mut CudaSlice<T>| elementwise::scale_assign(&rig.kernels, 0.3, y, &rig.stream),
+        ),
+        on_two(
+            rescale,
+            of_rescale,
+            |a, _, y| Ok(cpu::elementwise::rescale(a, 0.7, -1.1, y)?),
+            |rig, a: &CudaSlice<T>, _, y| elementwise::rescale(&rig.kernels, a, 0.7, -1.1, y, &rig.stream),
+        ),
+        on_two(
+            fill,
+            of_fill,
+            |_, _, y| Ok(cpu::elementwise::fill(2.5, y)?),
+            |rig, _, _, y: &mut CudaSlice<T>| elementwise::fill(&rig.kernels, 2.5, y, &rig.stream),
+        ),
         dropped::<T>(dtype, images.batch as usize, FEATURES as usize),
     ]
 }
@@ -91,26 +166,25 @@ fn map<X: Float, Y: Float>(
     }
 }
 
-/// The sum of two buffers, in a third or in one of them.
-fn pair<T: Float>(
-    op: &'static str,
-    dtype: &'static str,
-    elems: usize,
-    buffers: usize,
+/// What an op makes of `a`, `b` and a third buffer, which starts as `b`: where that is added to, and where it is
+/// overwritten. `(op, dtype, name)`; elements, compulsory bytes and relative tolerance.
+fn on_two<T: Float>(
+    (op, dtype, name): (&'static str, &'static str, &str),
+    (elems, compulsory, rtol): (usize, u64, f64),
+    want: impl Fn(&[f32], &[f32], &mut [f32]) -> Fallible<()> + Copy + 'static,
     launch: impl Fn(&Rig, &CudaSlice<T>, &CudaSlice<T>, &mut CudaSlice<T>) -> warpsmith::Result<()> + Copy + 'static,
 ) -> Case {
     Case {
         op,
         dtype,
-        name: "s1.pre".into(),
+        name: name.into(),
         count: 0,
         problem: elems.to_string(),
         flops: elems as u64,
-        bytes: bytes(elems, buffers * size_of::<T>()),
+        bytes: compulsory,
         units: Units::Memory,
         prepare: Box::new(move |rig, copies| {
             let (a, b) = (T::rounded(&random(elems, 1)), T::rounded(&random(elems, 2)));
-            // The result starts as the second: where that is added to, and where it is overwritten.
             let set = || Ok((rig.floats::<T>(&a)?, rig.floats::<T>(&b)?, rig.floats::<T>(&b)?));
             let (a, b) = (a.clone(), b.clone());
             Rotation::boxed(
@@ -118,9 +192,45 @@ fn pair<T: Float>(
                 set,
                 move |rig, (a, b, y)| Ok(launch(rig, a, b, y)?),
                 move |rig, (_, _, y)| {
+                    let mut expected = b.clone();
+                    want(&a, &b, &mut expected)?;
+                    let expected = widen(&T::rounded(&expected));
+                    assert_close(op, &elems, &[elems], &rig.read(y)?, &expected, 0.0, rtol);
+                    Ok(())
+                },
+            )
+        }),
+    }
+}
+
+/// Keras' Normalization of the three channels of images.
+fn normalization<X>(dtype: &'static str, elems: usize, pixels: fn(&[u8]) -> Vec<X>) -> Case
+where
+    X: elementwise::Pixel + cpu::elementwise::Pixel + DeviceRepr + 'static,
+{
+    Case {
+        op: "normalization",
+        dtype,
+        name: "images".into(),
+        count: 0,
+        problem: elems.to_string(),
+        flops: 2 * elems as u64,
+        bytes: bytes(elems, size_of::<X>() + 4) + bytes(6, 4),
+        units: Units::Memory,
+        prepare: Box::new(move |rig, copies| {
+            let (x, mean, var) = (pixels(&random_bytes(elems, 1)), [125.3, 123.0, 113.9], [3969.0, 3856.0, 4448.0f32]);
+            let set = || Ok((rig.put(&x)?, rig.put(&mean)?, rig.put(&var)?, rig.zeros::<f32>(elems)?));
+            let x = x.clone();
+            Rotation::boxed(
+                copies,
+                set,
+                move |rig, (x, mean, var, y)| {
+                    Ok(elementwise::normalization(&rig.kernels, &*x, &*mean, &*var, y, &rig.stream)?)
+                },
+                move |rig, (_, _, _, y)| {
                     let mut want = vec![0.0; elems];
-                    cpu::elementwise::add(&a, &b, &mut want)?;
-                    assert_close(op, &elems, &[elems], &rig.read(y)?, &widen(&T::rounded(&want)), 0.0, 0.0);
+                    cpu::elementwise::normalization(&x, &mean, &var, &mut want)?;
+                    assert_close("normalization", &elems, &[elems], &rig.get(y)?, &widen(&want), 0.0, 0.0);
                     Ok(())
                 },
             )

@@ -17,7 +17,10 @@ const EPS: f32 = 1.001e-5;
 type Buffer = CudaSlice<f32>;
 
 pub fn cases(images: Images) -> Vec<Case> {
-    [of_type::<bf16>(images, "bf16"), of_type::<f32>(images, "f32")].into_iter().flatten().collect()
+    let mut list = of_type::<bf16>(images, "bf16");
+    list.extend(of_type::<f32>(images, "f32"));
+    list.push(inv_std_case(FEATURES as usize));
+    list
 }
 
 fn of_type<T: Float>(Images { size, batch }: Images, dtype: &'static str) -> Vec<Case> {
@@ -28,7 +31,8 @@ fn of_type<T: Float>(Images { size, batch }: Images, dtype: &'static str) -> Vec
     // The kernel can add a shortcut; the network does so in the convolution before.
     list.extend(forward.iter().take(1).map(|norm| normalize_case::<T>(norm, dtype, true)));
     let backward = resnet50v2::distinct_norms(size, batch, true);
-    list.extend(backward.iter().map(|norm| backward_case::<T>(norm, dtype)));
+    list.extend(backward.iter().map(|norm| backward_case::<T>(norm, dtype, Statistics::OfBatch)));
+    list.extend(backward.iter().take(1).map(|norm| backward_case::<T>(norm, dtype, Statistics::Constant)));
     for pool in resnet50v2::pools(size, batch) {
         list.extend([max_case::<T>(&pool, dtype), max_backward_case::<T>(&pool, dtype)]);
     }
@@ -152,27 +156,38 @@ fn normalize<T: Float>(rig: &Rig, copies: usize, rows: usize, c: usize, residual
     )
 }
 
-fn backward_case<T: Float>(norm: &Norm, dtype: &'static str) -> Case {
+/// With the statistics of the batch, or frozen: their gradient alone is wanted, and no sums.
+fn backward_case<T: Float>(norm: &Norm, dtype: &'static str, of: Statistics) -> Case {
     let &Norm { rows, c, adds, .. } = norm;
+    let frozen = of == Statistics::Constant;
     // The sums read x and dy, then dx does so again, is written, and read where it is added to.
-    let matrices = if adds { 6 } else { 5 };
+    let matrices = if frozen { 3 } else { 5 } + usize::from(adds);
+    // Four tables in both, two gradients that are added to, two means in between.
+    let tables = if frozen { 4 } else { 2 * 4 + 2 * 2 + 2 * 2 };
     Case {
-        op: "batch_norm_backward_relu",
+        op: if frozen { "batch_norm_backward_frozen" } else { "batch_norm_backward_relu" },
         dtype,
         name: norm.name.clone(),
-        count: norm.count,
+        count: if frozen { 0 } else { norm.count },
         problem: format!("{}{}", matrix(norm), if adds { ", added" } else { "" }),
-        flops: 13 * (rows * c) as u64,
-        // Four tables in both, two gradients that are added to, two means in between.
-        bytes: bytes(rows * c, matrices * size_of::<T>()) + bytes(c, 4 * (2 * 4 + 2 * 2 + 2 * 2)),
+        flops: if frozen { 5 } else { 13 } * (rows * c) as u64,
+        bytes: bytes(rows * c, matrices * size_of::<T>()) + bytes(c, 4 * tables),
         units: Units::Memory,
-        prepare: Box::new(move |rig, copies| backward::<T>(rig, copies, rows, c, adds)),
+        prepare: Box::new(move |rig, copies| backward::<T>(rig, copies, rows, c, adds, of)),
     }
 }
 
-fn backward<T: Float>(rig: &Rig, copies: usize, rows: usize, c: usize, adds: bool) -> Fallible<Box<dyn Run>> {
+fn backward<T: Float>(
+    rig: &Rig,
+    copies: usize,
+    rows: usize,
+    c: usize,
+    adds: bool,
+    of: Statistics,
+) -> Fallible<Box<dyn Run>> {
     let Data { x, dy, tables: host } = Data::new::<T>(rows, c)?;
     let before = if adds { T::rounded(&random(rows * c, 6)) } else { vec![0.0; rows * c] };
+    let frozen = of == Statistics::Constant;
     let set = || {
         let workspace = rig.zeros::<f32>(cuda::workspace_elems(rows, c))?;
         let sums = (rig.zeros::<f32>(c)?, rig.zeros::<f32>(c)?);
@@ -185,20 +200,26 @@ fn backward<T: Float>(rig: &Rig, copies: usize, rows: usize, c: usize, adds: boo
         set,
         move |rig, ((x, dy, dx), buffers, (dgamma, dbeta), workspace)| {
             let none = None::<&CudaSlice<T>>;
-            let (dgamma, dbeta) = (Some(dgamma), Some(dbeta));
+            let (dgamma, dbeta) = ((!frozen).then_some(dgamma), (!frozen).then_some(dbeta));
             let gradients = Gradients { dx: Some(dx), dresidual: None, accumulate: adds, dgamma, dbeta };
-            let (kernels, tables, of) = (&rig.kernels, tables(buffers), Statistics::OfBatch);
+            let (kernels, tables) = (&rig.kernels, tables(buffers));
             let inputs = (&*x, &*dy);
             Ok(cuda::backward(kernels, (rows, c), inputs, &tables, none, true, of, gradients, workspace, &rig.stream)?)
         },
         move |rig, ((_, _, dx), _, (dgamma, dbeta), _)| {
             let [mean, inv_std, gamma, beta] = &host;
             let (mut want, mut want_dgamma, mut want_dbeta) = (before.clone(), vec![0.0; c], vec![0.0; c]);
-            let sums = (Some(&mut want_dgamma[..]), Some(&mut want_dbeta[..]));
             let dx_slot = Some(&mut want[..]);
-            cpu::batch_norm::backward_train(
-                rows, c, &x, &dy, mean, inv_std, gamma, beta, true, dx_slot, adds, sums.0, sums.1,
-            )?;
+            if frozen {
+                cpu::batch_norm::backward_inference(
+                    rows, c, &x, &dy, mean, inv_std, gamma, beta, true, dx_slot, adds, None, None,
+                )?;
+            } else {
+                let sums = (Some(&mut want_dgamma[..]), Some(&mut want_dbeta[..]));
+                cpu::batch_norm::backward_train(
+                    rows, c, &x, &dy, mean, inv_std, gamma, beta, true, dx_slot, adds, sums.0, sums.1,
+                )?;
+            }
             // Sums of `rows` products of numbers up to about one, times gamma * inv_std for dx.
             let rtol = rtol_sum(rows);
             let widest = inv_std.iter().fold(1.0, |widest, &s| f64::max(widest, f64::from(s)));
@@ -209,6 +230,37 @@ fn backward<T: Float>(rig: &Rig, copies: usize, rows: usize, c: usize, adds: boo
             Ok(())
         },
     )
+}
+
+/// What inference and frozen layers make of their variances, of the widest layer.
+fn inv_std_case(c: usize) -> Case {
+    Case {
+        op: "batch_norm_inv_std",
+        dtype: "f32",
+        name: "post".into(),
+        count: 0,
+        problem: c.to_string(),
+        flops: 2 * c as u64,
+        bytes: bytes(c, 8),
+        units: Units::Memory,
+        prepare: Box::new(move |rig, copies| {
+            let var: Vec<f32> = random(c, 1).iter().map(|x| x * x).collect();
+            let set = || Ok((rig.put(&var)?, rig.zeros::<f32>(c)?));
+            let var = var.clone();
+            Rotation::boxed(
+                copies,
+                set,
+                move |rig, (var, out)| Ok(cuda::inv_std(&rig.kernels, &*var, EPS, out, &rig.stream)?),
+                move |rig, (_, out)| {
+                    let mut want = vec![0.0; c];
+                    cpu::batch_norm::inv_std(&var, EPS, &mut want)?;
+                    let rtol = 2.0 * f64::from(f32::EPSILON);
+                    assert_close("inv_std", &c, &[c], &rig.get(out)?, &widen(&want), 0.0, rtol);
+                    Ok(())
+                },
+            )
+        }),
+    }
 }
 
 fn describe(Pool { problem: p, .. }: &Pool) -> String {

@@ -1,5 +1,5 @@
-//! Losses: cross-entropy and distillation of the batch's logits, contrastive losses of the document's batch of
-//! embeddings.
+//! Losses: cross-entropy and distillation of the batch's logits, their parts, contrastive losses of the document's batch
+//! of embeddings.
 
 use super::{Case, Images, Units, bytes};
 use crate::common::float::Float;
@@ -10,7 +10,7 @@ use half::bf16;
 use warpsmith::cpu;
 use warpsmith::cuda::supcon::{self, Plan};
 use warpsmith::cuda::{cross_entropy, softmax_kl};
-use warpsmith::problem::Supcon;
+use warpsmith::problem::{Clip, Supcon};
 
 const CLASSES: usize = 10;
 /// Embeddings of a batch, and their dimensions.
@@ -20,6 +20,7 @@ const RTOL: f64 = 4.0 * f32::EPSILON as f64;
 pub fn cases(images: Images) -> Vec<Case> {
     let rows = images.batch as usize;
     let mut list = vec![cross_entropy_case(rows, false), cross_entropy_case(rows, true), distill_case(rows)];
+    list.extend(parts(rows));
     list.extend(contrastive::<bf16>("bf16", Units::TensorBf16));
     list.extend(contrastive::<f32>("f32", Units::F32));
     list
@@ -124,7 +125,165 @@ fn distill_case(rows: usize) -> Case {
     }
 }
 
-fn contrastive<T: Float>(dtype: &'static str, units: Units) -> [Case; 4] {
+/// What a pass over rows of classes reads, on the host.
+#[derive(Clone)]
+struct Rows {
+    a: Vec<f32>,
+    b: Vec<f32>,
+    labels: Vec<i32>,
+}
+
+/// The same on the device, and what the passes write.
+struct DeviceRows {
+    a: CudaSlice<f32>,
+    b: CudaSlice<f32>,
+    labels: CudaSlice<i32>,
+    dloss: CudaSlice<f32>,
+    losses: CudaSlice<f64>,
+    out: CudaSlice<f32>,
+    count: CudaSlice<u32>,
+}
+
+/// What a pass over rows writes.
+#[derive(Clone, Copy)]
+enum Written {
+    /// Losses of the rows.
+    Losses,
+    /// A matrix.
+    Matrix,
+    /// How many rows are right.
+    Count,
+}
+
+const DLOSS: f32 = 0.7;
+const TEMPERATURE: f32 = 10.0;
+
+/// The passes that the fused losses are made of, and the accuracy.
+fn parts(rows: usize) -> Vec<Case> {
+    let (matrix, labels, losses) = (bytes(rows * CLASSES, 4), bytes(rows, 4), bytes(rows, 8));
+    let (n, classes, clip) = (rows, CLASSES, Clip::PROBS);
+    vec![
+        rows_case(
+            ("cross_entropy_probs", 3, matrix + labels + losses, Written::Losses),
+            rows,
+            move |rig, shape, d| {
+                let inputs = (&d.a, &d.labels);
+                cross_entropy::probs_forward(&rig.kernels, shape, inputs, clip, &mut d.losses, &rig.stream)
+            },
+            move |h, y| {
+                cpu::cross_entropy::probs_forward(n, classes, &h.a, &h.labels, clip, Some(y))?;
+                Ok(())
+            },
+        ),
+        rows_case(
+            ("cross_entropy_probs_backward", 4, 2 * matrix + labels + 4, Written::Matrix),
+            rows,
+            move |rig, shape, d| {
+                let (inputs, dloss, out) = ((&d.a, &d.labels), &d.dloss, &mut d.out);
+                cross_entropy::probs_backward(&rig.kernels, shape, inputs, clip, dloss, out, &rig.stream)
+            },
+            move |h, y| Ok(cpu::cross_entropy::probs_backward(n, classes, &h.a, &h.labels, clip, DLOSS, y)?),
+        ),
+        rows_case(
+            ("cross_entropy_correct", 1, matrix + labels + 4, Written::Count),
+            rows,
+            |rig, shape, d| cross_entropy::correct(&rig.kernels, shape, (&d.a, &d.labels), &mut d.count, &rig.stream),
+            move |h, y| {
+                y[0] = cpu::cross_entropy::correct(n, classes, &h.a, &h.labels)? as f32;
+                Ok(())
+            },
+        ),
+        rows_case(
+            ("softmax", 4, 2 * matrix, Written::Matrix),
+            rows,
+            |rig, shape, d| softmax_kl::softmax(&rig.kernels, shape, &d.a, TEMPERATURE, &mut d.out, &rig.stream),
+            move |h, y| Ok(cpu::softmax_kl::softmax(n, classes, &h.a, TEMPERATURE, y)?),
+        ),
+        rows_case(
+            ("softmax_backward", 4, 3 * matrix, Written::Matrix),
+            rows,
+            |rig, shape, d| {
+                let inputs = (&d.a, &d.b);
+                softmax_kl::softmax_backward(&rig.kernels, shape, inputs, TEMPERATURE, &mut d.out, &rig.stream)
+            },
+            move |h, y| Ok(cpu::softmax_kl::softmax_backward(n, classes, &h.a, &h.b, TEMPERATURE, y)?),
+        ),
+        rows_case(
+            ("kl_div", 4, 2 * matrix + losses, Written::Losses),
+            rows,
+            |rig, shape, d| softmax_kl::kl_div(&rig.kernels, shape, (&d.a, &d.b), &mut d.losses, &rig.stream),
+            move |h, y| {
+                cpu::softmax_kl::kl_div(n, classes, &h.a, &h.b, Some(y))?;
+                Ok(())
+            },
+        ),
+        rows_case(
+            ("kl_div_backward", 3, 3 * matrix + 4, Written::Matrix),
+            rows,
+            |rig, shape, d| {
+                let inputs = (&d.a, &d.b);
+                softmax_kl::kl_div_backward(&rig.kernels, shape, inputs, &d.dloss, &mut d.out, &rig.stream)
+            },
+            move |h, y| Ok(cpu::softmax_kl::kl_div_backward(n, classes, &h.a, &h.b, DLOSS, y)?),
+        ),
+    ]
+}
+
+/// `(op, operations of an element, compulsory bytes, what is written)`, the launch, and what the host writes.
+fn rows_case(
+    (op, flops, bytes, written): (&'static str, usize, u64, Written),
+    rows: usize,
+    launch: impl Fn(&Rig, (usize, usize), &mut DeviceRows) -> warpsmith::Result<()> + Copy + 'static,
+    want: impl Fn(&Rows, &mut [f32]) -> Fallible<()> + Copy + 'static,
+) -> Case {
+    let (shape, elems) = ((rows, CLASSES), rows * CLASSES);
+    Case {
+        op,
+        dtype: "f32",
+        name: "predictions".into(),
+        count: 0,
+        problem: format!("{rows}x{CLASSES}"),
+        flops: (flops * elems) as u64,
+        bytes,
+        units: Units::Memory,
+        prepare: Box::new(move |rig, copies| {
+            // Positive, for those passes that take probabilities.
+            let positive = |seed| random(elems, seed).iter().map(|x| x.abs() + 1e-3).collect::<Vec<f32>>();
+            let labels = (0..rows).map(|i| (i * 7 % CLASSES) as i32).collect();
+            let host = Rows { a: positive(6), b: positive(7), labels };
+            let set = || {
+                Ok(DeviceRows {
+                    a: rig.put(&host.a)?,
+                    b: rig.put(&host.b)?,
+                    labels: rig.put(&host.labels)?,
+                    dloss: rig.put(&[DLOSS])?,
+                    losses: rig.stream.alloc_zeros::<f64>(rows)?,
+                    out: rig.zeros::<f32>(elems)?,
+                    count: rig.put(&[0u32])?,
+                })
+            };
+            let host = host.clone();
+            Rotation::boxed(
+                copies,
+                set,
+                move |rig, d| Ok(launch(rig, shape, d)?),
+                move |rig, d| {
+                    let got: Vec<f32> = match written {
+                        Written::Losses => rig.get(&d.losses)?.iter().map(|&loss| loss as f32).collect(),
+                        Written::Matrix => rig.get(&d.out)?,
+                        Written::Count => vec![rig.get(&d.count)?[0] as f32],
+                    };
+                    let mut expected = vec![0.0; got.len()];
+                    want(&host, &mut expected)?;
+                    assert_close(op, &shape, &[got.len()], &got, &widen(&expected), 1e-9, RTOL);
+                    Ok(())
+                },
+            )
+        }),
+    }
+}
+
+fn contrastive<T: Float>(dtype: &'static str, units: Units) -> [Case; 6] {
     let (n, dim) = EMBEDDINGS;
     let case = move |op, flops, bytes, units, prepare: super::Prepare| Case {
         op,
@@ -148,11 +307,25 @@ fn contrastive<T: Float>(dtype: &'static str, units: Units) -> [Case; 4] {
             Box::new(|rig, copies| normalize::<T>(rig, copies)),
         ),
         case(
+            "l2_normalize_backward",
+            6 * (n * dim) as u64,
+            3 * rows,
+            Units::Memory,
+            Box::new(|rig, copies| normalize_backward::<T>(rig, copies)),
+        ),
+        case(
             "similarity_matrix",
             product,
             rows + bytes(n * n, size_of::<T>()),
             units,
             Box::new(|rig, copies| similarity::<T>(rig, copies)),
+        ),
+        case(
+            "similarity_matrix_backward",
+            product,
+            2 * rows + bytes(n * n, size_of::<T>()),
+            units,
+            Box::new(|rig, copies| similarity_backward::<T>(rig, copies)),
         ),
         // Unit rows are written, and read by the product; the state of a row is three floats.
         case(
@@ -192,6 +365,51 @@ fn normalize<T: Float>(rig: &Rig, copies: usize) -> Fallible<Box<dyn Run>> {
             cpu::supcon::l2_normalize(n, dim, 1e-12, &z, &mut want)?;
             let rtol = T::EPSILON.max(RTOL);
             assert_close("l2_normalize", &shape, &[n, dim], &rig.read(y)?, &widen(&want), 0.0, rtol);
+            Ok(())
+        },
+    )
+}
+
+fn normalize_backward<T: Float>(rig: &Rig, copies: usize) -> Fallible<Box<dyn Run>> {
+    let (shape @ (n, dim), z, eps) = (EMBEDDINGS, embeddings::<T>(), 1e-12);
+    let dy = T::rounded(&random(n * dim, 2));
+    let set = || Ok((rig.floats::<T>(&z)?, rig.floats::<T>(&dy)?, rig.zeros::<T>(n * dim)?));
+    let (z, dy) = (z.clone(), dy.clone());
+    Rotation::boxed(
+        copies,
+        set,
+        move |rig, (z, dy, dz)| {
+            Ok(supcon::l2_normalize_backward(&rig.kernels, shape, eps, (&*z, &*dy), false, dz, &rig.stream)?)
+        },
+        move |rig, (_, _, dz)| {
+            let mut want = vec![0.0; n * dim];
+            cpu::supcon::l2_normalize_backward(n, dim, eps, &z, &dy, false, &mut want)?;
+            let rtol = 2.0 * T::EPSILON;
+            assert_close("l2_normalize_backward", &shape, &[n, dim], &rig.read(dz)?, &widen(&want), 1e-6, rtol);
+            Ok(())
+        },
+    )
+}
+
+/// Whole numbers, so that sums of products are exact in any order.
+fn similarity_backward<T: Float>(rig: &Rig, copies: usize) -> Fallible<Box<dyn Run>> {
+    let (shape @ (n, dim), temperature) = (EMBEDDINGS, 0.5);
+    let whole = |n, seed| random(n, seed).iter().map(|x| (x * 3.49).round() + 0.0).collect::<Vec<f32>>();
+    let (z, dsim) = (whole(n * dim, 1), whole(n * n, 2));
+    let set = || Ok((rig.floats::<T>(&z)?, rig.floats::<T>(&dsim)?, rig.zeros::<T>(n * dim)?));
+    let (z, dsim) = (z.clone(), dsim.clone());
+    Rotation::boxed(
+        copies,
+        set,
+        move |rig, (z, dsim, dz)| {
+            let (kernels, inputs) = (&rig.kernels, (&*z, &*dsim));
+            Ok(supcon::similarity_matrix_backward(kernels, shape, inputs, temperature, false, dz, &rig.stream)?)
+        },
+        move |rig, (_, _, dz)| {
+            let mut want = vec![0.0; n * dim];
+            cpu::supcon::similarity_matrix_backward(n, dim, &z, temperature, &dsim, false, &mut want)?;
+            let want = widen(&T::rounded(&want));
+            assert_close("similarity_matrix_backward", &shape, &[n, dim], &rig.read(dz)?, &want, 0.0, 0.0);
             Ok(())
         },
     )

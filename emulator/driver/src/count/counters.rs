@@ -88,9 +88,7 @@ impl Report {
                     *tensor.entry(pipe).or_insert(0) += work;
                 }
                 Op::St(_) => {
-                    add("global_store_requests", s.requests);
-                    add("global_store_sectors", s.sectors);
-                    add("global_store_bytes", s.bytes);
+                    global(&mut add, s, lane_bytes(kernel, &inst.op), true);
                     add("local_store_bytes", s.local_bytes);
                     shared(&mut add, s, true);
                 }
@@ -104,23 +102,17 @@ impl Report {
                     add("shared_ideal_wavefronts", s.ideal_waves);
                 }
                 Op::CpAsync(_) => {
-                    add("global_load_requests", s.requests);
-                    add("global_load_sectors", s.sectors);
-                    add("global_load_bytes", s.bytes);
+                    global(&mut add, s, lane_bytes(kernel, &inst.op), false);
                     shared(&mut add, s, true);
                 }
                 Op::StMatrix(_) => shared(&mut add, s, true),
                 Op::Wmma(i) if !kernel.wmmas[*i as usize].load => {
-                    add("global_store_requests", s.requests);
-                    add("global_store_sectors", s.sectors);
-                    add("global_store_bytes", s.bytes);
+                    global(&mut add, s, lane_bytes(kernel, &inst.op), true);
                     shared(&mut add, s, true);
                 }
                 Op::Ld(_) | Op::LdMatrix(_) | Op::Wmma(_) => {
                     add("local_load_bytes", s.local_bytes);
-                    add("global_load_requests", s.requests);
-                    add("global_load_sectors", s.sectors);
-                    add("global_load_bytes", s.bytes);
+                    global(&mut add, s, lane_bytes(kernel, &inst.op), false);
                     shared(&mut add, s, false);
                 }
                 _ => {
@@ -231,6 +223,44 @@ impl Report {
         );
         s
     }
+}
+
+/// Bytes that a lane asks global memory for in one request, where that can be 16.
+fn lane_bytes(kernel: &Kernel, op: &Op) -> u32 {
+    match op {
+        Op::Ld(i) | Op::St(i) => {
+            let access = &kernel.accesses[*i as usize];
+            access.elem * access.regs.len() as u32
+        }
+        Op::CpAsync(i) => kernel.copies[*i as usize].bytes,
+        // Fragments of `wmma` go register by register.
+        _ => 0,
+    }
+}
+
+fn global(add: &mut impl FnMut(&'static str, u64), s: &Site, lane_bytes: u32, store: bool) {
+    let [requests, sectors, bytes, distinct, wide] = if store {
+        [
+            "global_store_requests",
+            "global_store_sectors",
+            "global_store_bytes",
+            "global_store_distinct_bytes",
+            "global_store_wide_bytes",
+        ]
+    } else {
+        [
+            "global_load_requests",
+            "global_load_sectors",
+            "global_load_bytes",
+            "global_load_distinct_bytes",
+            "global_load_wide_bytes",
+        ]
+    };
+    add(requests, s.requests);
+    add(sectors, s.sectors);
+    add(bytes, s.bytes);
+    add(distinct, s.distinct_bytes);
+    add(wide, if lane_bytes == 16 { s.distinct_bytes } else { 0 });
 }
 
 fn shared(add: &mut impl FnMut(&'static str, u64), s: &Site, store: bool) {

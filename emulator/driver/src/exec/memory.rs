@@ -585,24 +585,44 @@ fn count_global(cx: &mut Cx, pc: usize, r: &Request, write: bool) {
     if r.dense {
         return count_dense(cx, pc, r.at[0], u64::from(r.bytes), write);
     }
-    // Distinct sectors; a request has at most 32 lanes of at most 16 bytes, which never straddle a sector. Addresses
-    // mostly ascend: one beyond the highest so far needs no search.
-    let mut seen = [u64::MAX; LANES];
-    let mut n = 0;
-    let mut highest = 0;
+    // Lanes have at most 16 bytes and are aligned: they never straddle a sector, and two share all their bytes or none.
+    let (mut places, mut sectors) = (Distinct::new(), Distinct::new());
     let mut fresh = 0;
     for lane in lanes(r.mask) {
-        let s = r.at[lane] / 32;
-        if n > 0 && (seen[n - 1] == s || (s <= highest && seen[..n].contains(&s))) {
-            continue;
+        if places.is_new(r.at[lane]) && sectors.is_new(r.at[lane] / 32) {
+            fresh += stamp(cx, r.at[lane] / 32, write);
         }
-        seen[n] = s;
-        n += 1;
-        highest = highest.max(s);
-        fresh += stamp(cx, s, write);
     }
-    let bytes = u64::from(r.mask.count_ones()) * u64::from(r.bytes);
-    note_global(cx, pc, n as u64, bytes, fresh, write);
+    let asked = |lanes: usize| lanes as u64 * u64::from(r.bytes);
+    let bytes = [asked(r.mask.count_ones() as usize), asked(places.n)];
+    note_global(cx, pc, sectors.n as u64, bytes, fresh, write);
+}
+
+/// The different numbers among those of the lanes.
+struct Distinct {
+    seen: [u64; LANES],
+    n: usize,
+    highest: u64,
+}
+
+impl Distinct {
+    #[inline(always)]
+    fn new() -> Distinct {
+        Distinct { seen: [u64::MAX; LANES], n: 0, highest: 0 }
+    }
+
+    /// Whether a number is none of the earlier ones. They mostly ascend: one beyond the highest needs no search.
+    #[inline(always)]
+    fn is_new(&mut self, number: u64) -> bool {
+        let seen = &self.seen[..self.n];
+        if seen.last() == Some(&number) || (number <= self.highest && seen.contains(&number)) {
+            return false;
+        }
+        self.seen[self.n] = number;
+        self.n += 1;
+        self.highest = self.highest.max(number);
+        true
+    }
 }
 
 /// Counts a request whose lanes lie side by side.
@@ -614,7 +634,7 @@ fn count_dense(cx: &mut Cx, pc: usize, first: u64, bytes: u64, write: bool) {
     for s in from..=to {
         fresh += stamp(cx, s, write);
     }
-    note_global(cx, pc, to - from + 1, total, fresh, write);
+    note_global(cx, pc, to - from + 1, [total; 2], fresh, write);
 }
 
 /// Stamps a sector with this launch; 1 if it is the first touch.
@@ -635,12 +655,14 @@ fn stamp(cx: &Cx, sector: u64, write: bool) -> u64 {
     u64::from(s.swap(cx.epoch, Relaxed) != cx.epoch)
 }
 
+/// `bytes`: of all lanes, and each once.
 #[inline(always)]
-fn note_global(cx: &mut Cx, pc: usize, sectors: u64, bytes: u64, fresh: u64, write: bool) {
+fn note_global(cx: &mut Cx, pc: usize, sectors: u64, bytes: [u64; 2], fresh: u64, write: bool) {
     let site = &mut cx.sites[pc];
     site.requests += 1;
     site.sectors += sectors;
-    site.bytes += bytes;
+    site.bytes += bytes[0];
+    site.distinct_bytes += bytes[1];
     if write {
         cx.unique_write += fresh;
     } else {

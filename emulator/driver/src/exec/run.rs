@@ -51,6 +51,8 @@ pub struct Site {
     pub sectors: u64,
     /// Bytes they asked for.
     pub bytes: u64,
+    /// Those bytes, each once in a request however many lanes ask for it.
+    pub distinct_bytes: u64,
     /// Requests to shared memory.
     pub shared_requests: u64,
     /// Wavefronts they took.
@@ -76,6 +78,7 @@ impl std::ops::AddAssign for Site {
         self.requests += b.requests;
         self.sectors += b.sectors;
         self.bytes += b.bytes;
+        self.distinct_bytes += b.distinct_bytes;
         self.shared_requests += b.shared_requests;
         self.waves += b.waves;
         self.ideal_waves += b.ideal_waves;
