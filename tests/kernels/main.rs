@@ -84,7 +84,7 @@ fn scheduled(&(name, case): &Case) -> Trial {
 fn schedules() -> Range<u64> {
     let Ok(value) = std::env::var("WARPSMITH_SCHEDULES") else { return 1..1 };
     let (first, end) = value.split_once("..").unwrap_or(("1", &value));
-    let number = |text: &str| text.parse().expect("WARPSMITH_SCHEDULES: a number of schedules, or a range as 8..16");
+    let number = |text: &str| text.parse::<u64>().expect("WARPSMITH_SCHEDULES: a number, or a range as 8..16");
     number(first).max(1)..number(end)
 }
 
