@@ -4,7 +4,7 @@
 //              a + (b - a) * wx; crop: y = the box of x, its columns reversed where `flip`; warp: y at (x, y) = x at
 //              transform(x, y), nearest (half away from zero) or bilinear, the four fill modes of the CPU.
 // Shapes       x [n,h,w,c]; y [n,rows,columns,c]; of warp [n,h,w,c].
-// Launch       grid n * parts, block 512; a thread handles units of four consecutive values of its image.
+// Launch       grid n * parts, block 512; a thread handles units of four consecutive values of its image, of crop a warp rows.
 // Requires     extents below 2^24, images of x and y below 2^32 values, the box inside x.
 // Writes       `=`; resize writes floats, crop and warp the type of x. y is not x.
 // Determinism  every value on its own; bit-equal to the CPU.
@@ -12,12 +12,28 @@
 // Source       tf.image.resize, ImageProjectiveTransformV3.
 
 #include "augment_geometry.cuh"
+#include "warp.cuh"
+
+// Four values of every lane, side by side; all lanes take part.
+__device__ inline void store_by_warp(float* y, int valid, const float (&v)[4]) { store(y, valid, v); }
+// Four bytes of four lanes are the 16 that one lane writes.
+__device__ inline void store_by_warp(uint8_t* y, int valid, const float (&v)[4]) {
+    const uint32_t lane = threadIdx.x % 32;
+    uint8_t* first = y - lane * 4;
+    if (!__all_sync(ALL_LANES, valid == 4) || reinterpret_cast<uintptr_t>(first) % 16 != 0) return store(y, valid, v);
+    const uint32_t four = uint32_t(v[0]) | uint32_t(v[1]) << 8 | uint32_t(v[2]) << 16 | uint32_t(v[3]) << 24;
+    const auto of_lane = [&](uint32_t i) { return __shfl_sync(ALL_LANES, four, lane * 4 + i); };
+    const uint4 words = {of_lane(0), of_lane(1), of_lane(2), of_lane(3)};
+    if (lane < 8) store_words(reinterpret_cast<uint4*>(first) + lane, words);
+}
 
 // Walks over the values of image blockIdx.x / parts: f(place(p, q), channel) gives one.
 template <typename Y, typename P, typename F>
 __device__ inline void each_value(uint32_t parts, uint32_t rows, uint32_t columns, uint32_t c, Y* y, P place, F f) {
-    each_unit(rows * columns * c, {blockIdx.x % parts, parts}, [&](uint32_t first, int valid) {
-        const uint32_t pixel = first / c;
+    const uint32_t values = rows * columns * c, units = values / 4 + (values % 4 != 0), lane = threadIdx.x % 32;
+    for (uint32_t unit = blockIdx.x % parts * AUGMENT_BLOCK + threadIdx.x; unit - lane < units; unit += parts * AUGMENT_BLOCK) {
+        const uint32_t first = unit * 4, pixel = first / c;
+        const int valid = unit < units ? valid_elements<4>(first, values) : 0;
         uint32_t k = first - pixel * c, p = pixel / columns, q = pixel - p * columns;
         auto at = place(p, q);
         float v[4] = {};
@@ -33,8 +49,8 @@ __device__ inline void each_value(uint32_t parts, uint32_t rows, uint32_t column
                 at = place(p, q);
             }
         }
-        store(y + first, valid, v);
-    });
+        store_by_warp(y + first, valid, v);
+    }
 }
 
 struct Taps {
@@ -55,15 +71,33 @@ __device__ inline void resize(uint32_t parts, uint32_t h, uint32_t w, uint32_t c
         [&](const Taps& at, uint32_t k) { return sample_value(image + k, w * c, c, at.row, at.col); });
 }
 
+// Chunks of 16 bytes a thread. A warp reads a row of the chunk, its loads begin with a sector; the block writes them all.
 template <typename T>
 __device__ inline void crop(uint32_t parts, uint32_t h, uint32_t w, uint32_t c, const CropBox& box, uint32_t flip,
                             const T* x, T* y) {
+    constexpr uint32_t CHUNK = AUGMENT_BLOCK * PACKED<T>, SECTOR = 32 / sizeof(T);
+    __shared__ alignas(16) uint8_t shared[CHUNK * sizeof(T) + 16];
     const uint64_t n = blockIdx.x / parts;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t row = box.width * c, values = box.height * row;
     const T* image = x + n * h * w * c + (uint64_t(box.top) * w + box.left) * c;
-    each_value(
-        parts, box.height, box.width, c, y + n * box.height * box.width * c,
-        [&](uint32_t p, uint32_t q) { return (p * w + (flip ? box.width - 1 - q : q)) * c; },
-        [&](uint32_t pixel, uint32_t k) { return to_float(image[pixel + k]); });
+    for (uint64_t start = uint64_t(blockIdx.x % parts) * CHUNK; start < values; start += uint64_t(parts) * CHUNK) {
+        const uint32_t end = min(start + CHUNK, uint64_t(values));
+        const Outlet<T> outlet(y + n * values + start, shared);
+        for (uint32_t p = start / row + warp; p < box.height && p * row < end; p += AUGMENT_BLOCK / 32) {
+            const T* source = image + p * w * c;
+            const uint32_t first = max(p * row, uint32_t(start)), last = min(p * row + row, end);
+            const uint32_t before = reinterpret_cast<uintptr_t>(source + (first - p * row)) / sizeof(T) % SECTOR;
+#pragma unroll 2
+            for (uint32_t i = lane; i < before + (last - first); i += 32) {
+                if (i < before) continue;
+                const uint32_t value = first + i - before, place = value - p * row;
+                // Of a pixel that is flipped the values keep their order.
+                outlet.values[value - uint32_t(start)] = source[flip ? row - c - place + 2 * (place % c) : place];
+            }
+        }
+        outlet.write(end - uint32_t(start));
+    }
 }
 
 struct WarpArguments {

@@ -293,7 +293,7 @@ __device__ inline void pipeline(const Batch& batch, uint8_t* buffers, float* sta
         const uint32_t entry = batch.resident ? sampler.index : i;
         float* y = batch.y + uint64_t(i) * batch.values;
         if (entry >= batch.m) {
-            each_unit(batch.values, share, [&](uint32_t first, int valid) { store(y + first, valid, {NAN, NAN, NAN, NAN}); });
+            each_unit<4>(batch.values, share, [&](uint32_t first, int valid) { store(y + first, valid, {NAN, NAN, NAN, NAN}); });
             continue;
         }
         const ImageSpan span = batch.spans[entry];

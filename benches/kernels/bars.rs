@@ -183,23 +183,13 @@ pub const EXCEPTIONS: &[Exception] = &[
         ],
     },
     Exception {
-        why: "a lane looks up its four values one after the other: its neighbour's lie 4 values on",
-        of_layout: false,
-        kernels: &[("augment_geometry_crop_u8", &[Coalesced(Load)]), ("augment_geometry_crop_f32", &[Coalesced(Load)])],
+        why: "a row of a box begins and ends inside a sector: of 216 bytes that is much",
+        of_layout: true,
+        kernels: &[("augment_geometry_crop_u8", &[Coalesced(Load)])],
     },
     Exception {
-        why: "a lane has four values, which are 4 bytes, or 8 in bf16",
-        of_layout: false,
-        kernels: &[
-            ("augment_geometry_crop_u8", WIDE_STORES),
-            ("augment_geometry_warp_u8", WIDE_STORES),
-            ("augment_pipeline_workspace_f32", STORES),
-            ("augment_pixel_rand_augment_u8", WIDE_BOTH),
-            ("dropout_bf16", WIDE_BOTH),
-        ],
-    },
-    Exception {
-        why: "a lane has one channel or one term of a sum",
+        why: "tables of c channels, or the few terms of a sum: a few kilobytes a launch, where 16 bytes a lane would leave a \
+              quarter of the lanes with work",
         of_layout: false,
         kernels: &[
             ("batch_norm_backward_merge_f32", WIDE_BOTH),
@@ -210,7 +200,8 @@ pub const EXCEPTIONS: &[Exception] = &[
         ],
     },
     Exception {
-        why: "a warp has one row, and writes the one loss of it",
+        why: "a warp has one row and writes the one loss of it: n losses, a kilobyte a launch, where more rows to a warp would \
+              leave fewer warps with work",
         of_layout: false,
         kernels: &[("cross_entropy_f32", STORES), ("cross_entropy_probs_f32", STORES), ("kl_div_f32", STORES)],
     },

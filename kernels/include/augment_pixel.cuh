@@ -61,23 +61,22 @@ __device__ inline float from_ordered(uint32_t x) { return __uint_as_float(x >> 3
 template <typename T> __device__ inline void channel_range(const T* x, uint32_t values, uint32_t (&range)[6]) {
     if (threadIdx.x < 6) range[threadIdx.x] = threadIdx.x < 3 ? UINT32_MAX : 0;
     uint32_t lo[3] = {UINT32_MAX, UINT32_MAX, UINT32_MAX}, hi[3] = {};
-    const auto take = [&](uint32_t k, float v) {
-        if (v != v) return;
-        const uint32_t value = ordered(v);
-        lo[k] = min(lo[k], value);
-        hi[k] = max(hi[k], value);
-    };
-    each_unit(values, {0, 1}, [&](uint32_t first, int valid) {
-        float v[4];
+    each_unit<PACKED<T>>(values, {0, 1}, [&](uint32_t first, int valid) {
+        float v[PACKED<T>];
         load(x + first, valid, v);
-        const uint32_t channel = first % 3;
+        // Of every third value, then by the channel that those have.
+        uint32_t least[3] = {UINT32_MAX, UINT32_MAX, UINT32_MAX}, most[3] = {};
+#pragma unroll
+        for (int i = 0; i < PACKED<T>; ++i) {
+            if (i >= valid || v[i] != v[i]) continue;
+            least[i % 3] = min(least[i % 3], ordered(v[i]));
+            most[i % 3] = max(most[i % 3], ordered(v[i]));
+        }
 #pragma unroll
         for (uint32_t k = 0; k < 3; ++k) {
-            // Values 0..2 are three channels, value 3 has the channel of value 0.
-            const uint32_t i = (k + 3 - channel) % 3;
-            const float u[3] = {v[0], v[1], v[2]};
-            if (i < valid) take(k, of_channel(u, i));
-            if (i == 0 && valid > 3) take(k, v[3]);
+            const uint32_t third = (k + 3 - first % 3) % 3;
+            lo[k] = min(lo[k], of_channel(least, third));
+            hi[k] = max(hi[k], of_channel(most, third));
         }
     });
     __syncthreads();
@@ -115,13 +114,13 @@ __device__ inline void auto_contrast(const T* x, T* y, uint32_t values, Scratch&
 template <typename T> __device__ inline void histograms(const T* x, uint32_t values, uint32_t (&bins)[3][256]) {
     for (uint32_t i = threadIdx.x; i < 3 * 256; i += AUGMENT_BLOCK) bins[i / 256][i % 256] = 0;
     __syncthreads();
-    each_unit(values, {0, 1}, [&](uint32_t first, int valid) {
-        float v[4];
+    each_unit<PACKED<T>>(values, {0, 1}, [&](uint32_t first, int valid) {
+        float v[PACKED<T>];
         load(x + first, valid, v);
         const uint32_t channel = first % 3;
 #pragma unroll
-        for (uint32_t i = 0; i < 4; ++i)
-            if (i < valid) atomicAdd(&bins[(channel + i) % 3][uint32_t(quantised(v[i]))], 1);
+        for (uint32_t i = 0; i < PACKED<T>; ++i)
+            if (i < valid) atomicAdd(&bins[(channel + i % 3) % 3][uint32_t(quantised(v[i]))], 1);
     });
     __syncthreads();
 }

@@ -41,6 +41,7 @@ template <> struct PackWords<float, 16> { using Type = float4; };
 template <> struct PackWords<float, 8> { using Type = float2; };
 template <> struct PackWords<bf16, 16> { using Type = uint4; };
 template <> struct PackWords<bf16, 8> { using Type = uint2; };
+template <> struct PackWords<uint8_t, 16> { using Type = uint4; };
 template <> struct PackWords<uint8_t, 8> { using Type = uint2; };
 template <> struct PackWords<uint8_t, 4> { using Type = uint32_t; };
 

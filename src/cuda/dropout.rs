@@ -50,7 +50,8 @@ pub fn dropout<T: Value>(
     check_len(OP, "y", y.len(), x.len())?;
     check_len(OP, "step", step.len(), 1)?;
     let elems = (x.len() / samples) as u64;
-    let parts = elems.div_ceil(4 * u64::from(BLOCK));
+    // A thread has 16 bytes.
+    let parts = elems.div_ceil(16 / size_of::<T>() as u64 * u64::from(BLOCK));
     if elems > 1 << 32 {
         return Err(Error::shape(OP, "at most 2^32 elements a sample", elems, "split the sample"));
     }
