@@ -329,18 +329,18 @@ impl Kernels {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn synchronize(&self, stream: &CudaStream) -> Result<()> {
-        self.check_stream(stream)?;
+        self.check_stream("waiting", stream)?;
         self.queued.wait(stream, || stream.synchronize()).map_err(|error| self.error("waiting", error))
     }
 
-    fn check_stream(&self, stream: &CudaStream) -> Result<()> {
+    fn check_stream(&self, doing: &str, stream: &CudaStream) -> Result<()> {
         let (got, expected) = (stream.context().ordinal(), self.context.ordinal());
         if got == expected {
             return Ok(());
         }
         Err(Error::device(
             format_args!("cuda:{expected}"),
-            format_args!("the stream is of cuda:{got}"),
+            format_args!("{doing}: the stream is of cuda:{got}"),
             "use a stream of the context that the kernels were made for",
         ))
     }
@@ -421,7 +421,7 @@ impl Kernels {
         if grid.x == 0 || grid.y == 0 {
             return Ok(());
         }
-        self.check_stream(stream)?;
+        self.check_stream(entry.name, stream)?;
         let symbol = || format!("{}_{suffix}", entry.name);
         let sizes: Vec<usize> = args.iter().map(|arg| arg.bytes).collect();
         if sizes != entry.params || grid.x > i32::MAX as u64 || grid.y > 65_535 {

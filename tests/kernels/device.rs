@@ -308,7 +308,7 @@ fn difference((loss, model): (f32, &Model), (want_loss, want): (f32, &Model)) ->
 
 /// The larger one, or NaN.
 fn worse(a: f64, b: f64) -> f64 {
-    if a >= b { a } else { b }
+    if a.is_nan() || a >= b { a } else { b }
 }
 
 /// A training step of each model from the same state: the loss, every gradient, the statistics of the batch. They may be
@@ -327,7 +327,8 @@ fn compare(
     let [want, got] = [cpu, cuda].map(|model| (model.pass(images, labels), model));
     let off = difference(got, want);
     let mut own = [0.0; 4];
-    let is_near = |own: &[f64]| off.iter().zip(own).all(|((_, off), own)| *off <= 3.0 * own);
+    // And a few units in the last place, where nothing moves.
+    let is_near = |own: &[f64]| off.iter().zip(own).all(|((_, off), own)| *off <= 3.0 * own + 1e-6);
     // One flip of a ReLU moves a gradient a hundred times further than rounding alone, and not every nudge makes one.
     for seed in 0..16 {
         let mut random = Philox::new(seed, 7);
