@@ -307,7 +307,7 @@ fn difference((loss, model): (f32, &Model), (want_loss, want): (f32, &Model)) ->
 }
 
 /// The larger one, or NaN.
-fn worse(a: f64, b: f64) -> f64 {
+pub fn worse(a: f64, b: f64) -> f64 {
     if a.is_nan() || a >= b { a } else { b }
 }
 
