@@ -189,7 +189,7 @@ pub const EXCEPTIONS: &[Exception] = &[
     },
     Exception {
         why: "tables of c channels and their partial sums, or the few terms of one sum: together at most 0.4 % of a step's \
-              predicted time, where 16 bytes a lane would leave a quarter of the lanes with work in double precision",
+              predicted time, where 16 bytes a lane would leave at most half of the lanes with work in double precision",
         of_layout: false,
         kernels: &[
             ("batch_norm_backward_merge_f32", WIDE_BOTH),
